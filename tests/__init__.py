@@ -1,0 +1,1 @@
+"""The project's tests; docs/ARCHITECTURE.md says what each folder proves."""

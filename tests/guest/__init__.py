@@ -1,0 +1,1 @@
+"""A QEMU guest with a real Linux kernel, whose initiators the client tests drive."""
