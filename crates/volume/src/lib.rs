@@ -1,1 +1,18 @@
-//! (under construction)
+//! Volumes on disks.
+//!
+//! Modules stand in the order a write meets them:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`place`] | newtypes: layers, trees, extent indexes, chunks, LSNs |
+//! | [`delta`] | every change of map, free space and catalog, as the journal has it |
+//! | [`record`] | an extent's record: where it lies, what each block is |
+//! | [`catalog`] | layers, volumes, disks, documents: the small part of the metadata |
+//! | [`layout`] | every byte on a disk: label, catalog slots, owner tables, journal frames; rows of the MetaStore |
+#![forbid(unsafe_code)]
+
+pub mod place;
+pub mod delta;
+pub mod record;
+pub mod catalog;
+pub mod layout;

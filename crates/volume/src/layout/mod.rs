@@ -1,0 +1,1 @@
+//! Every byte on a disk, and the rows of the MetaStore. docs/on-disk.md shows them.
