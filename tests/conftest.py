@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guest.guest import Guest, GuestError
+from tests.server import Server
 
 
 class GuestKeeper:
@@ -51,3 +52,23 @@ def guest(guest_keeper: GuestKeeper) -> Iterator[Guest]:
         guest_keeper.drop()
         raise
     assert not complaints, "the guest's kernel complained:\n" + "\n".join(complaints)
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the embedded default that the tests of one file share."""
+    with Server(tmp_path_factory.mktemp("sds") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def sds_server(module_server: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The file's server, up and healthy. Any WARN or ERROR that the test did not allow fails it."""
+    if not module_server.healthy():
+        module_server.kill_all()
+        module_server.start()
+        module_server.complaints(())  # The test that broke it has reported them.
+    yield module_server
+    allowed = [pattern for marker in request.node.iter_markers("allow_log") for pattern in marker.args]
+    complaints = module_server.complaints(allowed)
+    assert not complaints, "unlisted WARN or ERROR in the server's logs:\n" + "\n".join(complaints)

@@ -1,0 +1,47 @@
+"""Fixtures of the client tests: a volume, exported and attached over one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.guest.guest import Guest
+from tests.guest.host import WIRES, Host, Wire
+from tests.server import Server
+
+GIB = 1 << 30
+
+NewHost = Callable[[int], tuple[Host, str]]
+
+
+def host_of(server: Server, guest: Guest, wire: Wire, volume: str) -> Host:
+    """Exports a volume to any host over the wire's protocol; the guest as its host, not yet attached."""
+    nvme = wire.protocol == "nvme"
+    export = server.export(volume, "nvme" if nvme else "iscsi")
+    return Host(guest, wire, export.target, server.nvme_port if nvme else server.iscsi_port, export.unit)
+
+
+@pytest.fixture(params=WIRES, ids=str)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    """Each protocol, without and with its digests."""
+    assert isinstance(request.param, Wire)
+    return request.param
+
+
+@pytest.fixture
+def new_host(sds_server: Server, guest: Guest, wire: Wire) -> Iterator[NewHost]:
+    """Makes a volume of the given size in bytes and attaches the guest to it; returns host and volume name."""
+    made: list[tuple[Host, str]] = []
+
+    def make(size_bytes: int) -> tuple[Host, str]:
+        volume = sds_server.new_volume(size_bytes)
+        host = host_of(sds_server, guest, wire, volume)
+        made.append((host, volume))
+        host.attach()
+        return host, volume
+
+    yield make
+    for host, _ in made:
+        if host.dev and guest.alive:
+            host.detach()
