@@ -14,5 +14,8 @@ extern crate alloc;
 
 pub mod connection;
 pub mod crc32c;
+pub mod nvme;
+pub mod iscsi;
+pub mod scsi;
 
 pub use connection::{Connection, Piece, Receive, Submit, Tag, Termination, Unit};
