@@ -68,6 +68,8 @@ pub struct Catalog {
     pub disks: BTreeMap<DiskNo, DiskEntry>,
     /// The control plane's documents.
     pub documents: BTreeMap<String, Vec<u8>>,
+    /// Chunks that each tree has: what its volumes and snapshots take together.
+    pub chunks: BTreeMap<TreeId, u64>,
     /// The next row of extent ids to grant.
     pub next_row: u64,
     /// The next layer id, and the next tree id.
@@ -75,9 +77,9 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Applies what concerns the catalog; deltas of the map and of free space pass by.
-    pub fn apply(&mut self, lsn: Lsn, delta: &Delta) {
-        self.lsn = self.lsn.max(lsn);
+    /// Applies what concerns the catalog; deltas of the map pass by. Space is counted, so a delta must not come twice:
+    /// replay skips what is not after [`Catalog::lsn`], which the caller sets when a whole group is applied.
+    pub fn apply(&mut self, delta: &Delta) {
         match delta {
             Delta::Layer(layer) => {
                 self.next_layer = self.next_layer.max(layer.id.0 + 1).max(layer.tree.0 + 1);
@@ -102,14 +104,22 @@ impl Catalog {
                 self.documents.remove(key);
             }
             Delta::Row { row, .. } => self.next_row = self.next_row.max(row + 1),
+            Delta::Chunks { place, addrs, .. } => {
+                *self.chunks.entry(place.tree).or_default() += addrs.len() as u64;
+            }
+            Delta::Free { tree, runs } => {
+                let freed: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+                let left = self.chunks.get(tree).copied().unwrap_or(0).saturating_sub(freed);
+                self.chunks.insert(*tree, left);
+            }
+            Delta::Flip { place, home, .. } => {
+                *self.chunks.entry(place.tree).or_default() += home.chunks().count() as u64;
+            }
             Delta::Extent { .. }
-            | Delta::Chunks { .. }
             | Delta::States { .. }
             | Delta::Unchunk { .. }
             | Delta::Entry { .. }
             | Delta::Gone { .. }
-            | Delta::Flip { .. }
-            | Delta::Free { .. }
             | Delta::PageGone { .. } => {}
         }
     }

@@ -101,8 +101,10 @@ pub enum Delta {
         /// Its new home.
         home: Home,
     },
-    /// These chunks belong to nobody.
+    /// These chunks, which were the tree's, belong to nobody.
     Free {
+        /// Whose they were: its space is counted.
+        tree: TreeId,
         /// The chunks.
         runs: Vec<ChunkRun>,
     },
