@@ -272,7 +272,7 @@ class Server:
         )
 
     def complaints(self, allowed: Iterable[str]) -> list[str]:
-        """Log lines since the last call that fail a test: WARN and ERROR that no allowed pattern matches, and no JSON."""
+        """Log lines since the last call that fail a test: WARN or ERROR that no pattern allows, or no JSON."""
         patterns = [re.compile(pattern) for pattern in allowed]
         found = []
         for path in sorted((self.data / "log").glob("*.log")):

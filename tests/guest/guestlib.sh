@@ -84,6 +84,15 @@ iscsi_dev() {
   return 1
 }
 
+# A multipath NVMe disk keeps no statistics of its own; its one path here does (nvme0c0n1 of nvme0n1).
+stat_of() {
+  local block=${1#/dev/}
+  if [[ $block == nvme* ]]; then block=$(basename /sys/block/"${block%n*}"c*n"${block##*n}"); fi
+  cat "/sys/block/$block/stat"
+}
+writes_done() { stat_of "$1" | awk '{print $5}'; }
+flushes_done() { stat_of "$1" | awk '{print $16}'; }
+
 # verify DEV FIO-OPTIONS...: writes, reads back and compares; stops at the first wrong block.
 verify() {
   local dev=$1; shift
