@@ -8,6 +8,9 @@
 //! | [`delta`] | every change of map, free space and catalog, as the journal has it |
 //! | [`record`] | an extent's record: where it lies, what each block is |
 //! | [`catalog`] | layers, volumes, disks, documents: the small part of the metadata |
+//! | [`page`] | a page of the map in memory, with the records of its extents |
+//! | [`lock`] | range locks: overlapping writes are ordered |
+//! | [`error`] | why a command to a pool failed |
 //! | [`layout`] | every byte on a disk: label, catalog slots, owner tables, journal frames; rows of the MetaStore |
 #![forbid(unsafe_code)]
 
@@ -15,4 +18,7 @@ pub mod place;
 pub mod delta;
 pub mod record;
 pub mod catalog;
+pub mod page;
+pub mod lock;
+pub mod error;
 pub mod layout;

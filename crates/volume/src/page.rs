@@ -1,0 +1,465 @@
+//! A page of the map in memory: which extents its layers name, and those extents' records.
+//!
+//! All references to an extent are at one index of one tree, so a page and the rows of the extent table that were
+//! granted to it hold everything about its extents: they are loaded, changed and checkpointed together, on one core.
+//!
+//! Live requests and replay change a page by the same method, [`PageState::apply`]. A live write also makes *tentative*
+//! changes before its data is written (an id, chunk addresses): they are in memory only, no reader sees a block of
+//! theirs, and [`PageState::row`] leaves them out of every checkpoint until the delta that makes them real was pushed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+use crate::delta::Delta;
+use crate::lock::RangeLocks;
+use crate::place::{
+    CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey,
+    RECORDS_PER_ROW,
+};
+use crate::record::{BlockState, Home, Record, RowSlot, States};
+
+/// The entries of one layer's version of a page.
+pub type Entries = Box<[ExtentId; EXTENTS_PER_PAGE as usize]>;
+
+/// A page of the map, its locks, and who uses it. Stays on its core.
+pub struct Page {
+    /// Which page.
+    pub key: PageKey,
+    /// Its content.
+    pub state: RefCell<PageState>,
+    /// Orders overlapping writes; ranges are in blocks of the page.
+    pub locks: RangeLocks,
+    /// When it was last used, in turns of the shard's clock: what eviction goes by.
+    pub used: Cell<u64>,
+}
+
+/// An extent's record with what only memory knows of it.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// The record.
+    pub record: Record,
+    /// Its [`Delta::Extent`] was pushed.
+    pub pushed: bool,
+    /// Slots whose [`Delta::Chunks`] was pushed, a bit each.
+    pub chunks_pushed: u16,
+    /// The last group that changed it.
+    pub lsn: Lsn,
+    /// Reads since the last heat sample; saturating.
+    pub reads: u32,
+    /// Writes since the last heat sample; saturating.
+    pub writes: u32,
+}
+
+/// The content of a page.
+#[derive(Debug)]
+pub struct PageState {
+    blocks_per_extent: u32,
+    /// Each layer's own version of the page.
+    pub layers: Vec<(LayerId, Entries)>,
+    /// The extents of the page by the index of their id.
+    pub extents: FxHashMap<u64, Extent>,
+    /// Rows of the extent table that belong to the page.
+    pub rows: Vec<u64>,
+    /// Ids to give out next; their generation is the one that the new extent gets.
+    pub free: Vec<ExtentId>,
+    /// The last group that changed the page.
+    pub lsn: Lsn,
+    /// The first group that changed it since its last checkpoint.
+    pub dirty_since: Option<Lsn>,
+    /// Rows that changed since then.
+    pub dirty_rows: BTreeSet<u64>,
+    /// Chunks that were freed since then: their owner entries must be cleared before the journal forgets it.
+    pub cleared: Vec<(ChunkAddr, Lsn)>,
+    /// The page was dropped with its volume.
+    pub gone: bool,
+}
+
+/// A piece of an extent, as a read finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Nothing is stored: zeros.
+    Zeros {
+        /// How many bytes.
+        len: u64,
+    },
+    /// On a disk.
+    Disk {
+        /// The chunk where it starts.
+        addr: ChunkAddr,
+        /// The byte within that chunk.
+        within: u64,
+        /// How many bytes; they may run over into the disk's next chunks.
+        len: u64,
+    },
+}
+
+impl Page {
+    /// The page `key` with `state`.
+    #[must_use]
+    pub fn new(key: PageKey, state: PageState) -> Self {
+        Self { key, state: RefCell::new(state), locks: RangeLocks::default(), used: Cell::new(0) }
+    }
+}
+
+impl PageState {
+    /// A page that nobody has written: all holes.
+    #[must_use]
+    pub fn empty(blocks_per_extent: u32) -> Self {
+        Self {
+            blocks_per_extent,
+            layers: Vec::new(),
+            extents: FxHashMap::default(),
+            rows: Vec::new(),
+            free: Vec::new(),
+            lsn: Lsn::default(),
+            dirty_since: None,
+            dirty_rows: BTreeSet::new(),
+            cleared: Vec::new(),
+            gone: false,
+        }
+    }
+
+    /// What `layer`'s page names at `slot`.
+    #[must_use]
+    pub fn entry(&self, layer: LayerId, slot: usize) -> ExtentId {
+        self.layers.iter().find(|(id, _)| *id == layer).map_or(ExtentId::HOLE, |(_, entries)| entries[slot])
+    }
+
+    /// Puts `layer`'s entry at `slot`.
+    pub fn set_entry(&mut self, layer: LayerId, slot: usize, entry: ExtentId) {
+        let found = self.layers.iter().position(|(id, _)| *id == layer);
+        let at = found.unwrap_or_else(|| {
+            self.layers.push((layer, Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize])));
+            self.layers.len() - 1
+        });
+        self.layers[at].1[slot] = entry;
+    }
+
+    /// The extent `id`; `None` if it is not there or of another generation.
+    #[must_use]
+    pub fn extent(&self, id: ExtentId) -> Option<&Extent> {
+        self.extents.get(&id.index()).filter(|extent| extent.record.id == id)
+    }
+
+    /// As [`PageState::extent`], to change it.
+    pub fn extent_mut(&mut self, id: ExtentId) -> Option<&mut Extent> {
+        self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id)
+    }
+
+    /// A new extent at `index` for `layer`, over what the layer has there: tentative until its delta is pushed. `None`
+    /// if the page needs another row of ids.
+    pub fn bear(&mut self, layer: LayerId, index: ExtentIndex, base: ExtentId) -> Option<ExtentId> {
+        let id = self.free.pop()?;
+        self.insert(layer, index, id, base, false);
+        Some(id)
+    }
+
+    fn insert(&mut self, layer: LayerId, index: ExtentIndex, id: ExtentId, base: ExtentId, pushed: bool) {
+        let states = States::absent(self.blocks_per_extent);
+        let record = Record { id, birth: layer, index, base, home: Home::Nowhere, states };
+        let lsn = Lsn::default();
+        self.extents.insert(id.index(), Extent { record, pushed, chunks_pushed: 0, lsn, reads: 0, writes: 0 });
+        self.set_entry(layer, index.slot(), id);
+    }
+
+    /// Adds a row of ids that were never given out.
+    fn add_row(&mut self, row: u64) {
+        if self.rows.contains(&row) {
+            return;
+        }
+        self.rows.push(row);
+        let first = row * RECORDS_PER_ROW;
+        self.free.extend((first..first + RECORDS_PER_ROW).rev().map(|index| ExtentId::new(index, Generation(1))));
+    }
+
+    /// Takes a row as the MetaStore has it.
+    pub fn load_row(&mut self, row: u64, lsn: Lsn, slots: Vec<RowSlot>) {
+        self.rows.push(row);
+        for (offset, slot) in slots.into_iter().enumerate().rev() {
+            let index = row * RECORDS_PER_ROW + offset as u64;
+            match slot {
+                RowSlot::Empty(generation) if generation.0 < ExtentId::GENERATION_MAX => {
+                    self.free.push(ExtentId::new(index, Generation(generation.0 + 1)));
+                }
+                // Every generation of this index was used: it is never given out again.
+                RowSlot::Empty(_) => {}
+                RowSlot::Taken(record) => {
+                    let slots = record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
+                    let extent = Extent { record, pushed: true, chunks_pushed: slots, lsn, reads: 0, writes: 0 };
+                    self.extents.insert(index, extent);
+                }
+            }
+        }
+    }
+
+    /// A row as a checkpoint stores it: pushed changes only.
+    #[must_use]
+    pub fn row(&self, row: u64) -> Vec<RowSlot> {
+        let first = row * RECORDS_PER_ROW;
+        let mut slots = vec![RowSlot::Empty(Generation(ExtentId::GENERATION_MAX)); RECORDS_PER_ROW as usize];
+        for id in &self.free {
+            if id.index() / RECORDS_PER_ROW == row {
+                slots[(id.index() - first) as usize] = RowSlot::Empty(Generation(id.generation().0 - 1));
+            }
+        }
+        for index in first..first + RECORDS_PER_ROW {
+            let Some(extent) = self.extents.get(&index) else { continue };
+            slots[(index - first) as usize] = if extent.pushed {
+                RowSlot::Taken(extent.pushed_record())
+            } else {
+                RowSlot::Empty(Generation(extent.record.id.generation().0 - 1))
+            };
+        }
+        slots
+    }
+
+    /// A layer's entries as a checkpoint stores them: a tentative extent shows what lies under it.
+    #[must_use]
+    pub fn pushed_entries(&self, entries: &Entries) -> Entries {
+        let mut pushed = entries.clone();
+        for entry in pushed.iter_mut() {
+            while let Some(extent) = self.extent(*entry).filter(|extent| !extent.pushed) {
+                *entry = extent.record.base;
+            }
+        }
+        pushed
+    }
+
+    /// Applies one delta of the group `lsn` that concerns this page. Idempotent.
+    pub fn apply(&mut self, lsn: Lsn, delta: &Delta) {
+        self.lsn = self.lsn.max(lsn);
+        self.dirty_since.get_or_insert(lsn);
+        let blocks = self.blocks_per_extent;
+        match delta {
+            Delta::Extent { place, layer, id, base } => {
+                self.free.retain(|free| free.index() != id.index());
+                match self.extent_mut(*id) {
+                    Some(extent) => extent.pushed = true,
+                    None => self.insert(*layer, place.index, *id, *base, true),
+                }
+            }
+            Delta::Chunks { id, first, addrs, .. } => {
+                if let Some(extent) = self.extent_mut(*id) {
+                    for (slot, addr) in (usize::from(*first)..).zip(addrs) {
+                        extent.record.home.set(slot, Some(*addr));
+                        extent.chunks_pushed |= 1 << slot;
+                    }
+                }
+            }
+            Delta::States { id, start, count, state, .. } => {
+                if let Some(extent) = self.extent_mut(*id) {
+                    extent.record.states.set(start.0, *count, *state, blocks);
+                }
+            }
+            Delta::Unchunk { id, first, count, .. } => self.unchunk(lsn, *id, *first, *count),
+            Delta::Entry { place, layer, entry } => self.set_entry(*layer, place.index.slot(), *entry),
+            Delta::Gone { id, .. } => self.forget(lsn, *id),
+            Delta::Flip { id, home, .. } => self.flip(lsn, *id, home),
+            Delta::Row { row, .. } => self.add_row(*row),
+            Delta::PageGone { .. } => {
+                let ids: Vec<ExtentId> = self.extents.values().map(|extent| extent.record.id).collect();
+                for id in ids {
+                    self.forget(lsn, id);
+                }
+                self.layers.clear();
+                self.gone = true;
+            }
+            Delta::Free { .. }
+            | Delta::Layer(_)
+            | Delta::LayerGone(_)
+            | Delta::Volume(_)
+            | Delta::VolumeGone { .. }
+            | Delta::Disk(_)
+            | Delta::Document { .. } => unreachable!("not a delta of a page"),
+        }
+        self.touch(lsn, delta);
+    }
+
+    /// Notes which row the delta changed.
+    fn touch(&mut self, lsn: Lsn, delta: &Delta) {
+        match delta {
+            Delta::Extent { id, .. }
+            | Delta::Chunks { id, .. }
+            | Delta::States { id, .. }
+            | Delta::Unchunk { id, .. }
+            | Delta::Gone { id, .. }
+            | Delta::Flip { id, .. } => {
+                self.dirty_rows.insert(id.index() / RECORDS_PER_ROW);
+                if let Some(extent) = self.extent_mut(*id) {
+                    extent.lsn = lsn;
+                }
+            }
+            Delta::Row { row, .. } => {
+                self.dirty_rows.insert(*row);
+            }
+            Delta::Entry { .. }
+            | Delta::PageGone { .. }
+            | Delta::Free { .. }
+            | Delta::Layer(_)
+            | Delta::LayerGone(_)
+            | Delta::Volume(_)
+            | Delta::VolumeGone { .. }
+            | Delta::Disk(_)
+            | Delta::Document { .. } => {}
+        }
+    }
+
+    fn unchunk(&mut self, lsn: Lsn, id: ExtentId, first: u8, count: u8) {
+        let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
+        for slot in usize::from(first)..usize::from(first + count) {
+            if let Some(addr) = extent.record.home.chunk(slot) {
+                self.cleared.push((addr, lsn));
+            }
+            extent.record.home.set(slot, None);
+            extent.chunks_pushed &= !(1 << slot);
+        }
+    }
+
+    fn flip(&mut self, lsn: Lsn, id: ExtentId, home: &Home) {
+        let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
+        self.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
+        extent.record.home = home.clone();
+        extent.chunks_pushed = home.chunks().fold(0, |bits, (slot, _)| bits | 1 << slot);
+    }
+
+    fn forget(&mut self, lsn: Lsn, id: ExtentId) {
+        if self.extent(id).is_none() {
+            return;
+        }
+        let extent = self.extents.remove(&id.index()).expect("found above");
+        self.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
+        if id.generation().0 < ExtentId::GENERATION_MAX {
+            self.free.push(ExtentId::new(id.index(), Generation(id.generation().0 + 1)));
+        }
+    }
+
+    /// Where the bytes `[start, start + len)` of the extent at `slot` of `layer` are. Appends to `pieces`.
+    pub fn plan_read(&self, layer: LayerId, slot: usize, start: u64, len: u64, pieces: &mut Vec<Piece>) {
+        let chunk_bytes = u64::from(self.blocks_per_extent) * crate::place::BLOCK_BYTES / CHUNKS_PER_EXTENT as u64;
+        let top = self.extent(self.entry(layer, slot));
+        if let Some(extent) = top {
+            if let (Home::Run(first), States::AllData) = (&extent.record.home, &extent.record.states) {
+                let chunk = first.chunk + (start / chunk_bytes) as u32;
+                let addr = ChunkAddr { disk: first.disk, chunk };
+                push_piece(pieces, chunk_bytes, Piece::Disk { addr, within: start % chunk_bytes, len });
+                return;
+            }
+        }
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            let block = (at / crate::place::BLOCK_BYTES) as u32;
+            let piece_end = end.min(u64::from(block + 1) * crate::place::BLOCK_BYTES);
+            let piece = self.plan_block(top, block, at, piece_end - at, chunk_bytes);
+            push_piece(pieces, chunk_bytes, piece);
+            at = piece_end;
+        }
+    }
+
+    /// Where one block's bytes are: in the first extent of the chain that has the block.
+    fn plan_block(&self, top: Option<&Extent>, block: u32, at: u64, len: u64, chunk_bytes: u64) -> Piece {
+        let mut extent = top;
+        while let Some(found) = extent {
+            match found.record.states.get(block) {
+                BlockState::Zero => break,
+                BlockState::Data => {
+                    let addr = found.record.home.chunk((at / chunk_bytes) as usize).expect("a data block has a chunk");
+                    return Piece::Disk { addr, within: at % chunk_bytes, len };
+                }
+                BlockState::Absent => extent = self.extent(found.record.base),
+            }
+        }
+        Piece::Zeros { len }
+    }
+}
+
+impl Extent {
+    /// The record with pushed chunks only.
+    #[must_use]
+    pub fn pushed_record(&self) -> Record {
+        let mut record = self.record.clone();
+        let all = self.record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
+        if all != self.chunks_pushed {
+            record.home = Home::from_chunks(std::array::from_fn(|slot| {
+                (self.chunks_pushed & 1 << slot != 0).then(|| self.record.home.chunk(slot)).flatten()
+            }));
+        }
+        record
+    }
+}
+
+/// Appends `piece`, joined to the last one where it goes on from there.
+fn push_piece(pieces: &mut Vec<Piece>, chunk_bytes: u64, piece: Piece) {
+    match (pieces.last_mut(), piece) {
+        (Some(Piece::Zeros { len: last }), Piece::Zeros { len }) => *last += len,
+        (Some(Piece::Disk { addr, within, len: last }), Piece::Disk { addr: next, within: next_within, len })
+            if addr.disk == next.disk
+                && u64::from(addr.chunk) * chunk_bytes + *within + *last
+                    == u64::from(next.chunk) * chunk_bytes + next_within =>
+        {
+            *last += len;
+        }
+        _ => pieces.push(piece),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::Place;
+    use crate::place::{BlockNo, DiskNo, TreeId};
+
+    const LAYER: LayerId = LayerId(3);
+    const PLACE: Place = Place { tree: TreeId(1), index: ExtentIndex(5) };
+
+    fn addr(chunk: u32) -> ChunkAddr {
+        ChunkAddr { disk: DiskNo(0), chunk }
+    }
+
+    /// A page of 1 MiB extents with one row and a first write of blocks 1 and 2.
+    fn page_after_a_first_write() -> (PageState, ExtentId) {
+        let mut page = PageState::empty(256);
+        page.apply(Lsn(1), &Delta::Row { page: PLACE.page(), row: 2 });
+        let id = page.bear(LAYER, PLACE.index, ExtentId::HOLE).expect("a row was added");
+        page.apply(Lsn(2), &Delta::Extent { place: PLACE, layer: LAYER, id, base: ExtentId::HOLE });
+        page.apply(Lsn(2), &Delta::Chunks { place: PLACE, id, first: 0, addrs: vec![addr(7)] });
+        let state = BlockState::Data;
+        page.apply(Lsn(2), &Delta::States { place: PLACE, id, start: BlockNo(1), count: 2, state });
+        (page, id)
+    }
+
+    #[test]
+    fn a_read_finds_data_among_zeros() {
+        let (page, id) = page_after_a_first_write();
+        assert_eq!(id, ExtentId::new(128, Generation(1)));
+        let mut pieces = Vec::new();
+        page.plan_read(LAYER, 5, 0, 65536, &mut pieces);
+        let data = Piece::Disk { addr: addr(7), within: 4096, len: 8192 };
+        assert_eq!(pieces, [Piece::Zeros { len: 4096 }, data, Piece::Zeros { len: 65536 - 12288 }]);
+    }
+
+    #[test]
+    fn a_checkpoint_leaves_out_what_no_delta_says_yet() {
+        let (mut page, id) = page_after_a_first_write();
+        page.extent_mut(id).expect("there").record.home.set(3, Some(addr(9)));
+        let tentative = page.bear(LAYER, ExtentIndex(6), ExtentId::HOLE).expect("an id");
+        let row = page.row(2);
+        let RowSlot::Taken(record) = &row[0] else { panic!("the pushed extent") };
+        assert_eq!(record.home.chunks().collect::<Vec<_>>(), [(0, addr(7))]);
+        assert_eq!(row[(tentative.index() - 128) as usize], RowSlot::Empty(Generation(0)));
+        assert_eq!(page.pushed_entries(&page.layers[0].1)[6], ExtentId::HOLE);
+    }
+
+    #[test]
+    fn replay_over_a_newer_page_changes_nothing() {
+        let (mut page, id) = page_after_a_first_write();
+        let before = page.row(2);
+        page.apply(Lsn(2), &Delta::Extent { place: PLACE, layer: LAYER, id, base: ExtentId::HOLE });
+        page.apply(Lsn(2), &Delta::Chunks { place: PLACE, id, first: 0, addrs: vec![addr(7)] });
+        assert_eq!(page.row(2), before);
+        page.apply(Lsn(3), &Delta::Gone { place: PLACE, id });
+        let again = page.bear(LAYER, PLACE.index, ExtentId::HOLE).expect("its id is free again");
+        assert_eq!(again, ExtentId::new(128, Generation(2)));
+    }
+}
