@@ -64,9 +64,7 @@ def kernel_release() -> str:
         key=lambda name: [int(part) for part in re.findall(r"\d+", name)],
     )
     if not found:
-        raise GuestError(
-            "no cloud kernel in /boot: run deploy/setup/apt.sh, or apt-get install linux-image-cloud-amd64"
-        )
+        raise GuestError("no cloud kernel in /boot: run deploy/setup/apt.sh test")
     return found[-1]
 
 

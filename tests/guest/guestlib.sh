@@ -97,9 +97,12 @@ flushes_done() { stat_of "$1" | awk '{print $16}'; }
 verify() {
   local dev=$1; shift
   fio --name=verify --filename="$dev" --direct=1 --ioengine=libaio --rw=randwrite --randrepeat=0 \
-    --verify=crc32c --verify_fatal=1 --output-format=terse --terse-version=3 "$@" > /tmp/fio.out 2>&1 || { cat /tmp/fio.out; return 1; }
+    --verify=crc32c --verify_fatal=1 --output-format=terse --terse-version=3 "$@" > /tmp/fio.out 2>&1 ||
+    { cat /tmp/fio.out; return 1; }
   awk -F';' 'NF > 50 {printf "fio: wrote %s KiB at %s IOPS, read back %s KiB\n", $47, $49, $6}' /tmp/fio.out
 }
+
+COMPLAINTS='I\/O error|EXT4-fs (error|warning)|XFS .*([Cc]orrupt|error)|BUG:|WARNING:|hung|protocol error|digest error'
 
 # -- Between tests: nothing mounted, nothing attached, and what the kernel complained about is printed.
 clean() {
@@ -110,8 +113,7 @@ clean() {
     iscsiadm -m node -T "$iqn" --logout >/dev/null
   done
   if [ -s /run/iscsid.pid ]; then iscsiadm -m node -o delete >/dev/null 2>&1 || true; fi
-  { dmesg -c | grep -E 'I/O error|EXT4-fs (error|warning)|XFS .*([Cc]orrupt|error)|BUG:|WARNING:|hung|protocol error|digest' || true; } |
-    sed 's/^/kernel: /'
+  dmesg -c | sed -nE "/$COMPLAINTS/s/^/kernel: /p"
 }
 
 # -- The kernel's own targets, as a reference that the client scripts are tried against.

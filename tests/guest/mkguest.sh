@@ -12,7 +12,7 @@ kver=$1 out=$2
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=/usr/sbin:/sbin:/usr/bin:/bin
 modbase=/lib/modules/$kver
-[ -d "$modbase" ] || { echo "mkguest: no modules of kernel $kver: apt-get install linux-image-cloud-amd64" >&2; exit 2; }
+[ -d "$modbase" ] || { echo "mkguest: no modules of kernel $kver: run deploy/setup/apt.sh test" >&2; exit 2; }
 
 programs=(
   bash timeout ip jq
@@ -34,7 +34,8 @@ modules=(
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 libs=$root/lib/x86_64-linux-gnu
-mkdir -p "$out" "$root"/{bin,usr,dev,proc,sys,run,tmp,mnt,root,etc/iscsi,etc/nvme,var/lib/iscsi,var/lock,lib/modules} "$libs"
+mkdir -p "$out" "$libs" "$root"/{bin,usr,dev,proc,sys,run,tmp,mnt,root,var/lib/iscsi,var/lock,lib/modules}
+mkdir -p "$root"/etc/{iscsi,nvme}
 ln -s ../bin "$root/usr/bin"; ln -s ../bin "$root/usr/sbin"; ln -s ../lib "$root/usr/lib"
 ln -s bin "$root/sbin"; ln -s lib "$root/lib64"; ln -s /run "$root/var/run"
 
@@ -57,7 +58,7 @@ for applet in $("$root/bin/busybox" --list); do
   [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
 done
 for name in "${programs[@]}"; do
-  path=$(type -P "$name") || { echo "mkguest: no program $name: run deploy/setup/apt.sh" >&2; exit 2; }
+  path=$(type -P "$name") || { echo "mkguest: no program $name: run deploy/setup/apt.sh test" >&2; exit 2; }
   rm -f "$root/bin/$name"
   cp -L "$path" "$root/bin/$name"
   add_libs "$path"
@@ -102,13 +103,15 @@ echo 'root:x:0:0:root:/root:/bin/bash' > "$root/etc/passwd"
 echo 'root:x:0:' > "$root/etc/group"
 echo 'passwd: files' > "$root/etc/nsswitch.conf"
 echo '127.0.0.1 localhost guest' > "$root/etc/hosts"
-grep -v '^iscsid.startup' /etc/iscsi/iscsid.conf | sed 's/^node.startup.*/node.startup = manual/' > "$root/etc/iscsi/iscsid.conf"
+grep -v '^iscsid.startup' /etc/iscsi/iscsid.conf |
+  sed 's/^node.startup.*/node.startup = manual/' > "$root/etc/iscsi/iscsid.conf"
 echo 'InitiatorName=iqn.2026-01.test.guest:init0' > "$root/etc/iscsi/initiatorname.iscsi"
 echo 'nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555' > "$root/etc/nvme/hostnqn"
 echo '11111111-2222-3333-4444-555555555555' > "$root/etc/nvme/hostid"
 install -m755 "$here/guest-init" "$root/init"
 install -m644 "$here/guestlib.sh" "$root/lib/guestlib.sh"
 
-(cd "$root" && find . -print0 | sort -z | cpio --null -o -H newc --quiet -R 0:0) | lz4 -q -l -9 > "$out/initrd"
+(cd "$root" && find . -print0 | sort -z | cpio --null -o -H newc --quiet -R 0:0) |
+  lz4 -q -l -9 > "$out/initrd"
 cp "/boot/vmlinuz-$kver" "$out/vmlinuz"
 echo "guest image $kver: initrd $(stat -c %s "$out/initrd") bytes, $(find "$mod" -name '*.ko' | wc -l) modules"
