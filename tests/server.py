@@ -216,13 +216,25 @@ class Server:
         return pid
 
     def kill_all(self) -> None:
-        """kill -9 of every process, the supervisor first so that it restarts none of the others."""
+        """kill -9 of every process.
+
+        The supervisor is stopped first, so that it restarts none of the others, and killed last: its end would
+        have the others sent SIGTERM, and they are to have no time for a last flush.
+        """
+        ours = {name: self.pid(name) for name in PROCESSES if self._is_ours(name)}
+        if self._process is not None and self._process.poll() is None:
+            ours["supervisor"] = self._process.pid
+        for pid, number in (
+            *((pid, signal.SIGSTOP) for name, pid in ours.items() if name == "supervisor"),
+            *((pid, signal.SIGKILL) for name, pid in ours.items() if name != "supervisor"),
+            *((pid, signal.SIGKILL) for name, pid in ours.items() if name == "supervisor"),
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         if self._process is not None:
-            self._process.kill()
             self._process.wait(DEATH_LIMIT_S)
-        for name in PROCESSES:
-            if self._is_ours(name):
-                self.kill(name)
+        for pid in ours.values():
+            _wait_gone(pid)
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs `sds ARGUMENTS` against this server.
