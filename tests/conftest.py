@@ -10,6 +10,17 @@ from tests.guest.guest import Guest, GuestError
 from tests.server import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what needs no guest first, then the harness, then the clients: a failure shows at its cheapest place."""
+
+    def place(item: pytest.Item) -> int:
+        if "clients" in item.path.parts:
+            return 2
+        return 1 if item.get_closest_marker("guest") else 0
+
+    items.sort(key=place)
+
+
 class GuestKeeper:
     """Keeps one guest booted for the whole session, and boots another after one has died."""
 

@@ -164,12 +164,11 @@ class Server:
         Raises:
             ServerError: it ended, or START_LIMIT_S passed.
         """
-        self.data.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "sds.cli", "serve", "--data", str(self.data)]
         command += ["--rest", f"127.0.0.1:{self.rest_port}"]
         command += ["--nvme", f"127.0.0.1:{self.nvme_port}"]
         command += ["--iscsi", f"127.0.0.1:{self.iscsi_port}"]
-        with self._output.open("ab") as output:
+        with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 command + self.extra, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
@@ -303,15 +302,17 @@ class Server:
     def log_tail(self) -> str:
         """The end of every log and of what `sds serve` printed."""
         parts = []
-        for path in [self._output, *sorted((self.data / "log").glob("*.log"))]:
+        for path in [self.output, *sorted((self.data / "log").glob("*.log"))]:
             if path.exists():
                 lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
                 parts += [f"-- {path.name}:", *lines]
         return "\n".join(parts)
 
     @property
-    def _output(self) -> Path:
-        return self.data / "serve.out"
+    def output(self) -> Path:
+        """What `sds serve` printed."""
+        # Beside the data folder: an embedded default is made only in an empty one.
+        return self.data.with_suffix(".out")
 
     def _is_ours(self, name: ProcessName) -> bool:
         # A pid file can outlive its process, and the number be given to another one.

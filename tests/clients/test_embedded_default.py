@@ -22,7 +22,7 @@ def test_a_pool_with_two_tiers_and_an_exported_volume(sds_server: Server) -> Non
     assert [volume["name"] for volume in sds_server.rest.items("/v1/volumes")] == ["demo"]
     shown = exports(sds_server)
     assert set(shown) == {"nvme", "iscsi"}
-    printed = (sds_server.data / "serve.out").read_text()
+    printed = sds_server.output.read_text()
     for export in shown.values():
         assert export["connect"] in printed
     assert str(sds_server.data / "admin.token") in printed
