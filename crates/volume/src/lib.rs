@@ -12,6 +12,7 @@
 //! | [`lock`] | range locks: overlapping writes are ordered |
 //! | [`error`] | why a command to a pool failed |
 //! | [`layout`] | every byte on a disk: label, catalog slots, owner tables, journal frames; rows of the MetaStore |
+//! | [`ring`] | deltas that were acknowledged and are not yet in the journal, in memory that outlives the process |
 #![forbid(unsafe_code)]
 
 pub mod place;
@@ -22,3 +23,4 @@ pub mod page;
 pub mod lock;
 pub mod error;
 pub mod layout;
+pub mod ring;

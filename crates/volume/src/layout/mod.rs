@@ -1,1 +1,17 @@
 //! Every byte on a disk, and the rows of the MetaStore. docs/on-disk.md shows them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`codec`] | the envelope that everything wears, reading and writing little-endian fields, what was wrong with bytes |
+//! | [`parts`] | ids, homes, block states and catalog entries: what several formats share |
+//! | [`delta`] | a group of deltas, as the carry-over ring and journal frames have it |
+//! | [`frame`] | journal frames and the journal's header |
+//!
+//! Nothing here does I/O, and no bytes whatever make a decoder panic.
+
+pub mod codec;
+pub mod parts;
+pub mod delta;
+pub mod frame;
+#[cfg(test)]
+pub(crate) mod memory;
