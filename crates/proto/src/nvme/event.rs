@@ -10,6 +10,7 @@
 //! | [`Event::Connect`], `queue_id` n | find the controller by `request.controller_id` (unknown: `ConnectRefusal::UnknownController`); `controller.connect_io(&request, &subsystem)`; then `queue.accept` or `queue.refuse` |
 //! | [`Event::Admin`] | `queue.run_admin(now, &mut controller, &subsystem)`: runs all waiting admin commands |
 //! | [`Event::QueuesDeleted`] | the host reset or shut down its controller: `queue.close()` on each of its I/O queues |
+//! | [`Event::Refused`] | `controller.note_refused(&refused)`: fills the error log page |
 //!
 //! What the glue does of its own accord:
 //!
@@ -25,8 +26,12 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use sds_block::Geometry;
+
+use super::controller::Counters;
 
 /// The name of the discovery subsystem that every NVMe-oF host asks first (Base 2.0c section 3.1.2.3.2).
 pub const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
@@ -62,6 +67,25 @@ pub enum Event {
         /// The host is leaving for good and not resetting.
         shutdown: bool,
     },
+    /// A command was refused for one of its fields; rare, and told once until it is polled.
+    Refused(RefusedCommand),
+}
+
+/// A command that was refused for one of its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedCommand {
+    /// QID.
+    pub queue_id: u16,
+    /// CID.
+    pub command_id: u16,
+    /// The status as in the completion.
+    pub status: u16,
+    /// Parameter error location: the byte of the entry in bits 7:0, the bit in bits 10:8.
+    pub location: u16,
+    /// The first LBA, if it has one.
+    pub lba: u64,
+    /// NSID.
+    pub nsid: u32,
 }
 
 /// What a host sent in a Connect command (Base 2.0c section 6.3), its strings checked for form.
@@ -158,15 +182,21 @@ pub struct Identity {
     pub subsystem_nqn: String,
     /// A discovery controller: no namespaces, no I/O queues.
     pub discovery: bool,
+    /// Commands that a queue may have open, 2 and more: the same as `QueueLimits::queue_depth_max`.
+    pub queue_depth_max: u16,
 }
 
 /// What a queue needs to know once its Connect is granted; made by the controller, given to `Queue::accept`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Acceptance {
     /// The controller's id.
     pub controller_id: u16,
     /// Namespaces of the controller: NSID and logical block size in bytes.
-    pub blocks: alloc::vec::Vec<(u32, u32)>,
+    pub blocks: Vec<(u32, u32)>,
+    /// KATO, for the admin queue.
+    pub keep_alive_ms: u32,
+    /// What this queue counts, for the SMART log page.
+    pub counters: Arc<Counters>,
 }
 
 /// Whom a queue belongs to, for lists of sessions and for the glue's cleaning up.

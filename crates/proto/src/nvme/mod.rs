@@ -3,5 +3,29 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`event`] | what a queue asks of the glue around it, and how the glue answers |
+//! | [`spec`] | layouts and numbers of the specifications |
+//! | [`pdu`] | PDUs as bytes: checks, digests, an encoder |
+//! | [`queue`] | one queue pair on one TCP connection: the target's machine |
+//! | [`fabrics`] | Connect and the property commands |
+//! | `admin` | admin commands: dispatch, features, events, Abort |
+//! | `identify` | Identify |
+//! | `log_page` | Get Log Page |
+//! | [`io`] | I/O commands to what a device is asked |
+//! | [`status`] | status codes; a device's errors to status |
+//! | [`controller`] | what the queues of one association share |
 
 pub mod event;
+pub mod spec;
+pub mod pdu;
+pub mod queue;
+pub mod fabrics;
+mod admin;
+mod identify;
+mod log_page;
+pub mod io;
+pub mod status;
+pub mod controller;
+
+pub use controller::Controller;
+pub use event::{DISCOVERY_NQN, Event};
+pub use queue::Queue;
