@@ -1,0 +1,179 @@
+//! What a seed decides before anything runs. Each seed turns only some things on ("swarm testing"): a world in which
+//! everything goes wrong at once never gets far enough to find the rest.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+const MIB: u64 = 1 << 20;
+
+/// One disk of the world.
+#[derive(Clone, Debug)]
+pub struct DiskKnobs {
+    /// Its size.
+    pub size_bytes: u64,
+    /// It seeks: slower, and of the second tier.
+    pub rotational: bool,
+    /// It may lose writes until a sync.
+    pub volatile_cache: bool,
+    /// 512 or 4096: what it tears.
+    pub physical_block_bytes: u32,
+    /// It takes discards.
+    pub discard: bool,
+    /// The usual time of a request.
+    pub latency: Duration,
+    /// Requests in a thousand that take 1 to 20 s.
+    pub stall_per_mille: u32,
+    /// Writes in a thousand that become visible in two steps.
+    pub split_per_mille: u32,
+    /// Reads in 100,000 that fail.
+    pub read_fault_per_100k: u32,
+    /// Writes in 100,000 that fail.
+    pub write_fault_per_100k: u32,
+    /// Syncs in 100,000 that fail.
+    pub sync_fault_per_100k: u32,
+}
+
+/// How likely each operation is, against the others.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    /// In the order of [`crate::workload::Kind`].
+    pub operations: Vec<u32>,
+    /// Sector, block, up to 64 KiB, up to 256 KiB, up to 1 MiB.
+    pub sizes: [u32; 5],
+}
+
+/// A defect that a run puts in on purpose, to show that the simulator would find it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// A freed chunk is given out at once.
+    pub free_early: bool,
+    /// The journal's reader takes any frame.
+    pub ignore_crc: bool,
+    /// Disks never sync.
+    pub skip_sync: bool,
+}
+
+/// A seed's decisions.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// The seed.
+    pub seed: u64,
+    /// Operations in the whole run.
+    pub operations: u32,
+    /// Cores.
+    pub cores: usize,
+    /// Disks: one of flash, one that seeks.
+    pub disks: Vec<DiskKnobs>,
+    /// Bytes in an extent.
+    pub extent_bytes: u64,
+    /// 512, or 4096 where every disk has such blocks.
+    pub logical_block_bytes: u32,
+    /// Sizes of the volumes that a run starts with.
+    pub volume_bytes: Vec<u64>,
+    /// Requests open at once.
+    pub depth: usize,
+    /// What is asked.
+    pub weights: Weights,
+    /// Operations in a thousand that go to the first mebibyte of the first volume.
+    pub hot_per_mille: u32,
+    /// Operations in a thousand after which the hosts are quiet for up to 12 s.
+    pub pause_per_mille: u32,
+    /// Lives of the process.
+    pub lives: u32,
+    /// Crashes in a thousand that are power cuts.
+    pub power_cut_per_mille: u32,
+    /// Opens in a thousand during which the next crash comes.
+    pub recovery_crash_per_mille: u32,
+    /// Crashes in a thousand after which the metadata store is empty.
+    pub meta_lost_per_mille: u32,
+    /// The usual time of a batch of the metadata store.
+    pub meta_latency: Duration,
+    /// Scheduling steps in 100,000 at which a core stands still for up to 30 ms.
+    pub core_stall_per_100k: u32,
+    /// Lives in a thousand after which all volumes are read as a whole.
+    pub verify_per_mille: u32,
+    /// Bytes of the carry-over memory.
+    pub carry_over_bytes: usize,
+    /// The defect that is put in.
+    pub planted: Planted,
+    /// Print every event.
+    pub trace: bool,
+}
+
+fn disk(random: &mut Random, rotational: bool, size_bytes: u64, faults: bool) -> DiskKnobs {
+    let latency = match rotational {
+        false => Duration::from_micros(random.between(20, 300)),
+        true => Duration::from_micros(random.between(300, 9000)),
+    };
+    let mut fault = |per_100k: u32| if faults && random.chance(500) { per_100k } else { 0 };
+    let (read_fault_per_100k, write_fault_per_100k, sync_fault_per_100k) = (fault(50), fault(20), fault(200));
+    DiskKnobs {
+        size_bytes,
+        rotational,
+        volatile_cache: random.chance(800),
+        physical_block_bytes: random.pick(&[512, 512, 4096]),
+        discard: random.chance(700),
+        latency,
+        stall_per_mille: if random.chance(150) { 1 } else { 0 },
+        split_per_mille: random.pick(&[0, 100, 500]),
+        read_fault_per_100k,
+        write_fault_per_100k,
+        sync_fault_per_100k,
+    }
+}
+
+impl Knobs {
+    /// True if disks may fail: then a failed request excuses itself.
+    #[must_use]
+    pub fn faulty(&self) -> bool {
+        let faults = |disk: &DiskKnobs| disk.read_fault_per_100k + disk.write_fault_per_100k + disk.sync_fault_per_100k;
+        self.disks.iter().map(faults).sum::<u32>() > 0
+    }
+
+    /// What `seed` decides for a run of `operations` operations.
+    #[must_use]
+    pub fn new(seed: u64, operations: u32) -> Self {
+        let mut random = Random::new(seed);
+        let faults = random.chance(150);
+        let flash_bytes = random.between(FLASH_MIB_MIN, FLASH_MIB_MIN + 8) * MIB;
+        let hdd_bytes = random.between(HDD_MIB_MIN, HDD_MIB_MIN + 16) * MIB;
+        let disks = vec![disk(&mut random, false, flash_bytes, faults), disk(&mut random, true, hdd_bytes, faults)];
+        let whole_blocks = disks.iter().all(|disk| disk.physical_block_bytes == 4096);
+        let mut weights = |base: &[u32]| base.iter().map(|weight| weight * random.pick(&[0, 1, 1, 3])).collect();
+        let mut operations_weights: Vec<u32> = weights(&[30, 50, 8, 8, 10, 6, 3, 3, 1, 1, 2]);
+        // Every run reads, writes and flushes.
+        operations_weights[0] = operations_weights[0].max(10);
+        operations_weights[1] = operations_weights[1].max(40);
+        operations_weights[3] = operations_weights[3].max(2);
+        let mut size = |base: u32| base * random.pick(&[0, 1, 4]);
+        let sizes = [size(20), size(30).max(1), size(15), size(4), size(2)];
+        let crashy = random.pick(&[2, 5, 9, 14]);
+        Self {
+            seed,
+            operations,
+            cores: random.between(1, 3) as usize,
+            disks,
+            extent_bytes: 256 << 10,
+            logical_block_bytes: if whole_blocks && random.chance(700) { 4096 } else { 512 },
+            volume_bytes: (0..3).map(|_| random.between(4, 20) * MIB).collect(),
+            depth: random.pick(&[1, 4, 16, 48]),
+            weights: Weights { operations: operations_weights, sizes },
+            hot_per_mille: random.pick(&[0, 200, 700]),
+            pause_per_mille: random.pick(&[0, 5, 30]),
+            lives: crashy,
+            power_cut_per_mille: random.pick(&[0, 300, 500, 1000]),
+            recovery_crash_per_mille: random.pick(&[0, 100, 300]),
+            meta_lost_per_mille: random.pick(&[0, 0, 100]),
+            meta_latency: Duration::from_micros(random.between(50, 20_000)),
+            core_stall_per_100k: random.pick(&[0, 100, 1000]),
+            verify_per_mille: random.pick(&[300, 1000]),
+            carry_over_bytes: random.pick(&[1 << 20, 256 << 10]),
+            planted: Planted::default(),
+            trace: false,
+        }
+    }
+}
+
+const FLASH_MIB_MIN: u64 = 12;
+const HDD_MIB_MIN: u64 = 16;

@@ -1,0 +1,182 @@
+//! The checkpoint store: batches become durable as wholes, in order, some time after they were put. A crash keeps those
+//! that were answered and a prefix of the others; a knob loses the whole store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sds_io::sync::{OneshotReceiver, OneshotSender, oneshot};
+use sds_io::{MetaBatch, MetaError, MetaStore, meta::MetaFuture};
+
+use crate::process::{Effect, Process};
+use crate::random::Random;
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+type Answer<T> = OneshotSender<Result<T, MetaError>>;
+
+enum Request {
+    Get(Vec<Vec<u8>>, Answer<Vec<Option<Vec<u8>>>>),
+    Scan { prefix: Vec<u8>, after: Vec<u8>, rows_max: usize, answer: Answer<Vec<(Vec<u8>, Vec<u8>)>> },
+    Put(MetaBatch, Answer<()>),
+}
+
+struct State {
+    rows: Rows,
+    /// Requests with the time at which they end, in order.
+    open: VecDeque<(u64, Request)>,
+    random: Random,
+    latency_ns: u64,
+    batches: u64,
+}
+
+/// The store of one machine.
+pub struct Store {
+    now_ns: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+fn apply(rows: &mut Rows, batch: MetaBatch) {
+    for (key, value) in batch {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+impl Store {
+    /// An empty store whose requests take about `latency_ns`.
+    #[must_use]
+    pub fn new(now_ns: &Arc<AtomicU64>, random: Random, latency_ns: u64) -> Self {
+        let state = State { rows: Rows::new(), open: VecDeque::new(), random, latency_ns, batches: 0 };
+        Self { now_ns: Arc::clone(now_ns), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next request ends.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        self.state().open.front().map(|(due, _)| *due)
+    }
+
+    /// Ends the first open request.
+    pub fn fire(&self) {
+        let mut state = self.state();
+        let Some((_, request)) = state.open.pop_front() else { return };
+        match request {
+            Request::Get(keys, answer) => {
+                let found = keys.iter().map(|key| state.rows.get(key).cloned()).collect();
+                drop(state);
+                answer.send(Ok(found));
+            }
+            Request::Scan { prefix, after, rows_max, answer } => {
+                let start = if after < prefix { prefix.clone() } else { after.clone() };
+                let found = state.rows.range(start..);
+                let found = found.filter(|(key, _)| **key > after || after.is_empty());
+                let found = found.take_while(|(key, _)| key.starts_with(&prefix)).take(rows_max);
+                let found = found.map(|(key, value)| (key.clone(), value.clone())).collect();
+                drop(state);
+                answer.send(Ok(found));
+            }
+            Request::Put(batch, answer) => {
+                apply(&mut state.rows, batch);
+                state.batches += 1;
+                drop(state);
+                answer.send(Ok(()));
+            }
+        }
+    }
+
+    /// The process died: a prefix of the open batches is there. Returns how many are not.
+    pub fn crash(&self) -> u64 {
+        let mut state = self.state();
+        let open = std::mem::take(&mut state.open);
+        let batches: Vec<MetaBatch> = open
+            .into_iter()
+            .filter_map(|(_, request)| if let Request::Put(batch, _) = request { Some(batch) } else { None })
+            .collect();
+        let kept = state.random.index(batches.len() + 1);
+        let lost = batches.len() - kept;
+        for batch in batches.into_iter().take(kept) {
+            apply(&mut state.rows, batch);
+        }
+        lost as u64
+    }
+
+    /// The data folder is gone.
+    pub fn lose(&self) {
+        self.state().rows.clear();
+    }
+
+    /// Batches taken since the last call.
+    pub fn take_batches(&self) -> u64 {
+        std::mem::take(&mut self.state().batches)
+    }
+
+    fn submit(&self, request: Request) {
+        let mut state = self.state();
+        let latency = state.latency_ns / 2 + 1;
+        let latency = latency + state.random.below(2 * latency);
+        let now = self.now_ns.load(Ordering::Relaxed);
+        let due = state.open.back().map_or(now, |(due, _)| now.max(*due)) + latency;
+        state.open.push_back((due, request));
+    }
+}
+
+/// One process's way to the store.
+pub struct Handle {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Who asks.
+    pub process: Arc<Process>,
+}
+
+impl Handle {
+    fn ask<T: Send + 'static>(&self, request: impl FnOnce(Answer<T>) -> Request) -> MetaFuture<T> {
+        let (sender, receiver): (_, OneshotReceiver<Result<T, MetaError>>) = oneshot();
+        if self.process.effect() == Effect::Whole {
+            self.store.submit(request(sender));
+        }
+        Box::pin(async move { receiver.await.unwrap_or_else(|| Err(MetaError("the process is dead".into()))) })
+    }
+}
+
+impl MetaStore for Handle {
+    fn get(&self, keys: Vec<Vec<u8>>) -> MetaFuture<Vec<Option<Vec<u8>>>> {
+        self.ask(|answer| Request::Get(keys, answer))
+    }
+
+    fn scan(&self, prefix: Vec<u8>, after: Vec<u8>, rows_max: usize) -> MetaFuture<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.ask(|answer| Request::Scan { prefix, after, rows_max, answer })
+    }
+
+    fn put(&self, batch: MetaBatch) -> MetaFuture<()> {
+        self.ask(|answer| Request::Put(batch, answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_keeps_answered_batches_and_a_prefix_of_the_others() {
+        let mut prefixes = [0; 3];
+        for seed in 0..64 {
+            let store = Arc::new(Store::new(&Arc::default(), Random::new(seed), 1000));
+            let handle = Handle { store: Arc::clone(&store), process: Arc::default() };
+            let row = |key: u8| vec![(vec![key], Some(vec![key]))];
+            drop(handle.put(row(1)));
+            store.fire();
+            let _open = (handle.put(row(2)), handle.put(row(3)));
+            let lost = store.crash();
+            let rows: Vec<u8> = store.state().rows.keys().map(|key| key[0]).collect();
+            assert_eq!(rows, [1, 2, 3][..3 - lost as usize]);
+            prefixes[lost as usize] += 1;
+        }
+        assert!(prefixes.iter().all(|seeds| *seeds > 0), "{prefixes:?}");
+    }
+}

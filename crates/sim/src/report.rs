@@ -1,0 +1,147 @@
+//! What happened: counters over all seeds, a hash of everything in order, and the history that a failure prints.
+
+use std::fmt;
+
+use crate::random::mix;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident: $label:literal,)*) => {
+        /// How often each thing happened.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds another run's.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Label and value of each.
+            #[must_use]
+            pub fn rows(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($label, self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests to volumes and to the pool.
+    operations: "operations",
+    /// Of those, reads.
+    reads: "reads",
+    /// Writes.
+    writes: "writes",
+    /// Writes with FUA.
+    fua_writes: "writes with FUA",
+    /// Flushes.
+    flushes: "flushes",
+    /// Discards.
+    discards: "discards",
+    /// Write-zeroes.
+    zeroes: "write zeroes",
+    /// Compares and compare-and-writes.
+    compares: "compares",
+    /// Of those, the ones that found other bytes.
+    miscompares: "miscompares",
+    /// Volumes created.
+    creates: "volumes created",
+    /// Volumes deleted.
+    deletes: "volumes deleted",
+    /// Volumes grown.
+    resizes: "volumes grown",
+    /// Documents put or removed.
+    documents: "documents",
+    /// Writes that overlapped another open one.
+    overlaps: "overlapping open writes",
+    /// Sectors compared with the oracle.
+    sectors_checked: "sectors checked",
+    /// Times that a pool was opened.
+    opens: "pool opens",
+    /// Clean stops.
+    clean_stops: "clean stops",
+    /// The process was killed.
+    process_crashes: "process crashes",
+    /// The machine lost power.
+    power_cuts: "power cuts",
+    /// Of all crashes, those while a pool was being created or opened.
+    recovery_crashes: "crashes during an open",
+    /// A carry-over store was cut short by a kill.
+    torn_carry_over: "torn carry-over stores",
+    /// Writes that a crash tore.
+    torn_writes: "torn writes",
+    /// Writes that a crash lost.
+    lost_writes: "lost writes",
+    /// The metadata store was empty after a crash.
+    meta_lost: "metadata stores lost",
+    /// Batches that a crash kept from the metadata store.
+    meta_batches_lost: "metadata batches lost",
+    /// Disk blocks written with another volume's or address's payload than they had.
+    blocks_reused: "disk blocks reused",
+    /// Times the journal began again at its start.
+    journal_laps: "journal laps",
+    /// Batches that the metadata store took.
+    checkpoints: "checkpoint batches",
+    /// Writes refused because the pool was full.
+    full_pools: "full-pool refusals",
+    /// Writes refused as busy.
+    busy: "busy refusals",
+    /// Reads that failed by injection.
+    read_faults: "read faults",
+    /// Writes that failed by injection.
+    write_faults: "write faults",
+    /// Syncs that failed by injection.
+    sync_faults: "sync faults",
+    /// Requests that took seconds.
+    stalls: "stalled requests",
+    /// Cores that were held up while the others ran.
+    core_stalls: "stalled cores",
+    /// Discards that the disks did.
+    disk_discards: "disk discards",
+    /// Requests to disks.
+    disk_requests: "disk requests",
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (label, value) in self.rows() {
+            writeln!(f, "{label:>26} {value:>12}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A hash of everything that happened, in order: the same seed must give the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceHash(pub u64);
+
+impl TraceHash {
+    /// Takes in one more event.
+    pub fn mix(&mut self, words: [u64; 4]) {
+        for word in words {
+            self.0 = mix(self.0 ^ word);
+        }
+    }
+}
+
+/// Why a seed failed, and what led to it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What was wrong, in a sentence.
+    pub what: String,
+    /// The last events before, oldest first.
+    pub history: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.history {
+            writeln!(f, "  {line}")?;
+        }
+        writeln!(f, "seed {} failed: {}", self.seed, self.what)
+    }
+}

@@ -1,0 +1,606 @@
+//! One seed: a pool is made, lives through operations and crashes, and is read back in the end.
+//!
+//! Layout: a run has lives; each opens the pool, compares what is there with what the hosts know, issues its share of
+//! the operations, and ends in a kill, a power cut, a clean stop, or a stop and a power cut. The kill comes at a drawn
+//! number of effects after a drawn operation, or during the open.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sds_io::DiskId;
+
+use crate::carry_over::Mapping;
+use crate::engine::{Engine, Refusal, Refused, Surroundings};
+use crate::host::{Ask, Context, Hosts, Known, Phase};
+use crate::knobs::Knobs;
+use crate::meta::Handle;
+use crate::oracle::VolumeNo;
+use crate::payload::SECTOR_BYTES;
+use crate::random::Random;
+use crate::report::{Counters, Failure, TraceHash};
+use crate::schedule::{Scheduler, Step};
+use crate::workload::{self, Kind};
+use crate::world::World;
+
+/// Volumes that live at once.
+const VOLUMES_MAX: usize = 4;
+/// Requests of a verification that are open at once, and their size.
+const VERIFY_DEPTH: usize = 8;
+const VERIFY_SECTORS: u64 = (256 << 10) / SECTOR_BYTES as u64;
+/// Without an answer for so long, a request counts as lost.
+const ANSWER_S_MAX: u64 = 1000;
+/// A pool whose disk failed while it was opened is opened again so often.
+const OPENS_MAX: u32 = 20;
+/// The first crash of a life comes within so many effects after the operation that was drawn.
+const KILL_EFFECTS_MAX: u64 = 400;
+/// Operations for which a full pool changes what hosts do.
+const FULL_OPERATIONS: u32 = 12;
+const PAUSE_MS_MAX: u64 = 12_000;
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened how often.
+    pub counters: Counters,
+    /// All of it, hashed.
+    pub trace: TraceHash,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+enum Ended {
+    Dead,
+    Stopped,
+}
+
+struct Run<E> {
+    knobs: Rc<Knobs>,
+    random: Random,
+    world: Rc<World>,
+    hosts: Rc<RefCell<Hosts>>,
+    operations_left: u32,
+    quiet_until_ns: u64,
+    engine: std::marker::PhantomData<E>,
+}
+
+/// Runs `knobs`' seed with the engine `E`.
+#[must_use]
+pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
+    let seed = knobs.seed;
+    let mut random = Random::new(!seed);
+    let world = World::new(&knobs, &mut random);
+    let hosts = Rc::new(RefCell::new(Hosts::new()));
+    let operations_left = knobs.operations;
+    let mut run: Run<E> = Run {
+        knobs: Rc::new(knobs),
+        random,
+        world: Rc::clone(&world),
+        hosts: Rc::clone(&hosts),
+        operations_left,
+        quiet_until_ns: 0,
+        engine: std::marker::PhantomData,
+    };
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.lives()));
+    let what = match panicked {
+        Ok(result) => result.err(),
+        Err(_) => Some(crate::panics::take()),
+    };
+    drop(run);
+    let failure = what.map(|what| {
+        let history = hosts.try_borrow().map(|hosts| hosts.tail()).unwrap_or_default();
+        Failure { seed, what, history }
+    });
+    world.counters.borrow_mut().checkpoints += world.store.take_batches();
+    let counters = world.counters.borrow().clone();
+    Outcome { counters, trace: world.trace.get(), failure }
+}
+
+type Shared<T> = Rc<RefCell<Option<T>>>;
+
+impl<E: Engine> Run<E> {
+    fn lives(&mut self) -> Result<(), String> {
+        let mut made = false;
+        let lives = self.knobs.lives;
+        for life in 0..=lives {
+            let last = life == lives;
+            let (knobs, random) = (Rc::clone(&self.knobs), self.random.fork());
+            let mut scheduler = Scheduler::new(&self.world, knobs.cores, random, knobs.core_stall_per_100k);
+            self.record(format!("life {life} begins"));
+            if !last && self.random.chance(self.knobs.recovery_crash_per_mille) {
+                scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+            }
+            let ended = self.life(&mut scheduler, &mut made, life)?;
+            scheduler.kill();
+            drop(scheduler);
+            self.end(&ended);
+        }
+        Ok(())
+    }
+
+    fn life(&mut self, scheduler: &mut Scheduler, made: &mut bool, life: u32) -> Result<Ended, String> {
+        let last = life == self.knobs.lives;
+        let Some(engine) = self.open(scheduler, made)? else { return Ok(Ended::Dead) };
+        self.reconcile(&*engine)?;
+        let before = engine.health().journal_laps;
+        if !self.fill_up(scheduler, &engine)? {
+            return Ok(Ended::Dead);
+        }
+        if (last || self.random.chance(self.knobs.verify_per_mille)) && !self.verify(scheduler, &engine)? {
+            return Ok(Ended::Dead);
+        }
+        let share = if last { self.operations_left } else { self.operations_left / (self.knobs.lives - life + 1) };
+        let stops = last || self.random.chance(150);
+        let kill_at = self.random.below(u64::from(share.max(1))) as u32;
+        for operation in 0..share {
+            if !stops && operation == kill_at {
+                scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+            }
+            self.operations_left -= 1;
+            self.world.counters.borrow_mut().operations += 1;
+            self.issue(scheduler, &engine);
+            if !self.settle_to(scheduler, self.knobs.depth)? {
+                self.count_laps(&engine, before);
+                return Ok(Ended::Dead);
+            }
+        }
+        if !stops {
+            scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+        }
+        let alive = self.settle_to(scheduler, 1)? && (!last || self.verify(scheduler, &engine)?);
+        self.count_laps(&engine, before);
+        if !alive || !stops {
+            return Ok(Ended::Dead);
+        }
+        self.stop(scheduler, engine)
+    }
+
+    fn count_laps(&self, engine: &Rc<E>, before: u64) {
+        self.world.counters.borrow_mut().journal_laps += engine.health().journal_laps.saturating_sub(before);
+    }
+
+    fn record(&self, text: String) {
+        let order = self.world.next_order();
+        self.hosts.borrow_mut().record(&self.world, order, None, text);
+    }
+
+    // The process is gone; decides how, and tells the world and the oracle.
+    fn end(&mut self, ended: &Ended) {
+        let now = self.world.next_order();
+        let power = self.random.chance(self.knobs.power_cut_per_mille);
+        let mut hosts = self.hosts.borrow_mut();
+        if power {
+            self.world.power_cut();
+            hosts.oracle.power_cut(now);
+        } else {
+            self.world.process_crash();
+            hosts.oracle.process_crash(now);
+        }
+        hosts.open = 0;
+        let lost = matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_lost_per_mille);
+        if lost {
+            self.world.store.lose();
+        }
+        let mut counters = self.world.counters.borrow_mut();
+        counters.meta_lost += u64::from(lost);
+        match ended {
+            Ended::Stopped => counters.clean_stops += 1,
+            Ended::Dead if power => counters.power_cuts += 1,
+            Ended::Dead => counters.process_crashes += 1,
+        }
+        drop((counters, hosts));
+        let how = match (ended, power) {
+            (Ended::Stopped, false) => "clean stop",
+            (Ended::Stopped, true) => "clean stop, then a power cut",
+            (Ended::Dead, false) => "process crash",
+            (Ended::Dead, true) => "power cut",
+        };
+        self.record(format!("{how}{}", if lost { ", metadata store lost" } else { "" }));
+    }
+
+    fn surroundings(&mut self, scheduler: &Scheduler) -> Surroundings {
+        Surroundings {
+            io: scheduler.io(),
+            spawners: scheduler.spawners(),
+            meta: Arc::new(Handle { store: Arc::clone(&self.world.store), process: Arc::clone(&scheduler.process) }),
+            carry_over: Arc::new(Mapping::new(&self.world.memory, &scheduler.process)),
+            disks: (0..self.knobs.disks.len() as u16).map(DiskId).collect(),
+            knobs: Rc::clone(&self.knobs),
+            seed: self.random.bits(),
+        }
+    }
+
+    // Runs `future` on the first core to its end; `None` if the process died before.
+    fn wait<T: 'static>(
+        &mut self,
+        scheduler: &mut Scheduler,
+        future: impl Future<Output = T> + 'static,
+        what: &str,
+    ) -> Result<Option<T>, String> {
+        let answer: Shared<T> = Rc::default();
+        let out = Rc::clone(&answer);
+        scheduler.spawners()[0].spawn(async move {
+            let value = future.await;
+            *out.borrow_mut() = Some(value);
+        });
+        let until = self.world.now() + Duration::from_secs(ANSWER_S_MAX);
+        loop {
+            match scheduler.step(None) {
+                Step::Dead => return Ok(None),
+                Step::Stuck => return Err(format!("{what} never ends: nothing is left to happen")),
+                Step::Went if self.world.now() > until => return Err(format!("{what} does not end")),
+                Step::Went => {}
+            }
+            if let Some(value) = answer.borrow_mut().take() {
+                return Ok(Some(value));
+            }
+        }
+    }
+
+    fn faults(&self) -> u64 {
+        let counters = self.world.counters.borrow();
+        counters.read_faults + counters.write_faults + counters.sync_faults
+    }
+
+    fn open(&mut self, scheduler: &mut Scheduler, made: &mut bool) -> Result<Option<Rc<E>>, String> {
+        for _ in 0..OPENS_MAX {
+            self.world.counters.borrow_mut().opens += 1;
+            let surroundings = self.surroundings(scheduler);
+            let faults = self.faults();
+            let opened = if *made {
+                self.wait(scheduler, E::open(surroundings), "the open")?
+            } else {
+                self.wait(scheduler, E::create(surroundings), "the creation")?
+            };
+            match opened {
+                None => {
+                    self.world.counters.borrow_mut().recovery_crashes += 1;
+                    return Ok(None);
+                }
+                Some(Ok(engine)) => {
+                    *made = true;
+                    return Ok(Some(Rc::new(engine)));
+                }
+                Some(Err((Refused::Disk, what))) if self.faults() > faults => {
+                    self.record(format!("no open: {what}"));
+                    self.restart(scheduler);
+                }
+                Some(Err((_, what))) => return Err(format!("the pool does not open: {what}")),
+            }
+        }
+        Err("the pool does not open, however often".into())
+    }
+
+    // The process ended by itself and is started again.
+    fn restart(&mut self, scheduler: &mut Scheduler) {
+        scheduler.kill();
+        self.world.process_crash();
+        let random = self.random.fork();
+        *scheduler = Scheduler::new(&self.world, self.knobs.cores, random, self.knobs.core_stall_per_100k);
+    }
+
+    // Compares what the engine has with what the hosts know; what was open when it died is settled by what is there.
+    fn reconcile(&mut self, engine: &E) -> Result<(), String> {
+        let mut listed = engine.volumes();
+        let mut hosts = self.hosts.borrow_mut();
+        let hosts = &mut *hosts;
+        for known in &mut hosts.volumes {
+            let position = listed.iter().position(|volume| volume.uuid == known.uuid);
+            let found = position.map(|position| listed.swap_remove(position));
+            match (known.phase, found) {
+                (Phase::Gone, None) => {}
+                (Phase::Gone, Some(_)) => return Err(format!("deleted volume {} is there again", known.no.0)),
+                (Phase::Live, None) => return Err(format!("volume {} is lost", known.no.0)),
+                (Phase::Creating | Phase::Deleting, None) => {
+                    known.phase = Phase::Gone;
+                    hosts.oracle.remove_volume(known.no);
+                }
+                (Phase::Creating | Phase::Deleting | Phase::Live, Some(found)) => {
+                    known.phase = Phase::Live;
+                    if found.size_bytes != known.size_bytes && Some(found.size_bytes) != known.growing_to {
+                        let (no, size) = (known.no.0, known.size_bytes);
+                        return Err(format!("volume {no} has {} bytes instead of {size}", found.size_bytes));
+                    }
+                    known.size_bytes = found.size_bytes;
+                    known.growing_to = None;
+                    hosts.oracle.grow(known.no, found.size_bytes);
+                }
+            }
+        }
+        if let Some(unknown) = listed.first() {
+            return Err(format!("a volume that nobody created: {:?}", unknown.uuid));
+        }
+        let found: std::collections::BTreeMap<_, _> = engine.documents().into_iter().collect();
+        for (key, allowed) in &mut hosts.documents {
+            let value = found.get(key).cloned();
+            if !allowed.contains(&value) {
+                return Err(format!("document {key} is {value:?}, none of {allowed:?}"));
+            }
+            *allowed = vec![value];
+        }
+        match found.keys().find(|key| !hosts.documents.contains_key(*key)) {
+            Some(key) => Err(format!("a document that nobody put: {key}")),
+            None => Ok(()),
+        }
+    }
+
+    // Creates the volumes that a run begins with, or that are missing.
+    fn fill_up(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        while self.hosts.borrow().live().count() < self.knobs.volume_bytes.len() {
+            self.create_volume(scheduler, engine);
+            if !self.settle_to(scheduler, 1)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn verify(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
+        for volume in live {
+            for first in (0..volume.sectors()).step_by(VERIFY_SECTORS as usize) {
+                let count = VERIFY_SECTORS.min(volume.sectors() - first);
+                self.ask(scheduler, engine, volume.no, Ask::Read((first, count)));
+                if !self.settle_to(scheduler, VERIFY_DEPTH)? {
+                    return Ok(false);
+                }
+            }
+        }
+        self.settle_to(scheduler, 1)
+    }
+
+    // Runs until fewer than `depth` requests are open and the hosts are not quiet any more; false if the process died.
+    fn settle_to(&mut self, scheduler: &mut Scheduler, depth: usize) -> Result<bool, String> {
+        loop {
+            let (open, last_answer) = {
+                let mut hosts = self.hosts.borrow_mut();
+                if let Some(failure) = hosts.failure.take() {
+                    return Err(failure);
+                }
+                (hosts.open, hosts.last_answer)
+            };
+            let quiet = (self.world.now().as_nanos() as u64) < self.quiet_until_ns;
+            if open < depth && !quiet {
+                return Ok(true);
+            }
+            match scheduler.step(quiet.then_some(self.quiet_until_ns)) {
+                Step::Dead => return Ok(false),
+                Step::Stuck if open > 0 => return Err(format!("{open} requests are never answered")),
+                Step::Went if open > 0 && self.world.now() > last_answer + Duration::from_secs(ANSWER_S_MAX) => {
+                    return Err(format!("{open} requests have no answer after {ANSWER_S_MAX} s"));
+                }
+                Step::Stuck | Step::Went => {}
+            }
+        }
+    }
+
+    fn context(&self, scheduler: &Scheduler) -> Context {
+        Context {
+            hosts: Rc::clone(&self.hosts),
+            world: Rc::clone(&self.world),
+            process: Arc::clone(&scheduler.process),
+            faulty: self.knobs.faulty(),
+        }
+    }
+
+    fn ask(&mut self, scheduler: &Scheduler, engine: &Rc<E>, volume: VolumeNo, ask: Ask) {
+        let core = self.random.index(self.knobs.cores);
+        let uuid = self.hosts.borrow_mut().known(volume).uuid;
+        match engine.device(core, uuid) {
+            Some(device) => {
+                self.touch();
+                let task = self.context(scheduler).submit(device, volume, ask);
+                scheduler.spawners()[core].spawn(task);
+            }
+            None => self.hosts.borrow_mut().fail(format!("volume {} has no device", volume.0)),
+        }
+    }
+
+    // The clock of unanswered requests starts again when there were none.
+    fn touch(&self) {
+        let mut hosts = self.hosts.borrow_mut();
+        if hosts.open == 0 {
+            hosts.last_answer = self.world.now();
+        }
+    }
+
+    fn issue(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
+        let full = {
+            let mut hosts = self.hosts.borrow_mut();
+            hosts.since_full = hosts.since_full.saturating_add(1);
+            hosts.since_full < FULL_OPERATIONS
+        };
+        if self.random.chance(self.knobs.pause_per_mille) {
+            let pause = Duration::from_millis(self.random.between(1, PAUSE_MS_MAX));
+            self.quiet_until_ns = (self.world.now() + pause).as_nanos() as u64;
+        }
+        let kind = workload::kind(&mut self.random, &self.knobs, full);
+        let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
+        match kind {
+            Kind::Volume => return self.volume_operation(scheduler, engine, &live),
+            Kind::Document => return self.put_document(scheduler, engine),
+            _ if live.is_empty() => return self.create_volume(scheduler, engine),
+            Kind::Grow => return self.grow(scheduler, engine, &live),
+            _ => {}
+        }
+        let random = &mut self.random;
+        let hot = random.chance(self.knobs.hot_per_mille);
+        let volume = if hot { &live[0] } else { &live[random.index(live.len())] };
+        let (sectors, block) = (volume.sectors(), volume.block_sectors());
+        let mut range = workload::range(random, &self.knobs, sectors, block, hot);
+        let ask = match kind {
+            Kind::Read if random.chance(10) => Ask::PastEnd((sectors - block, 2 * block)),
+            Kind::Read => Ask::Read(range),
+            Kind::Write => Ask::Write(range, false),
+            Kind::WriteFua => Ask::Write(range, true),
+            Kind::Flush => Ask::Flush,
+            Kind::Discard => Ask::Discard(workload::discard(random, &self.knobs, sectors, block, full)),
+            Kind::Zeroes => Ask::Zeroes(range, random.chance(500), random.chance(200)),
+            Kind::Compare => Ask::Compare(range, random.chance(300)),
+            Kind::CompareAndWrite => {
+                range.1 = range.1.min(64);
+                Ask::CompareAndWrite(range, random.chance(300))
+            }
+            Kind::Volume | Kind::Grow | Kind::Document => unreachable!("returned above"),
+        };
+        let no = volume.no;
+        self.ask(scheduler, engine, no, ask);
+    }
+
+    fn volume_operation(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
+        if live.len() < 2 || (live.len() < VOLUMES_MAX && self.random.chance(500)) {
+            return self.create_volume(scheduler, engine);
+        }
+        let no = live[self.random.index(live.len())].no;
+        let uuid = {
+            let mut hosts = self.hosts.borrow_mut();
+            let known = hosts.known(no);
+            known.phase = Phase::Deleting;
+            known.uuid
+        };
+        self.world.counters.borrow_mut().deletes += 1;
+        let pool = Rc::clone(engine);
+        let deletion = async move { pool.delete_volume(uuid).await };
+        self.control(scheduler, format!("delete volume {}", no.0), deletion, move |hosts, done| {
+            hosts.known(no).phase = if done { Phase::Gone } else { Phase::Live };
+            if done {
+                hosts.oracle.remove_volume(no);
+            }
+        });
+    }
+
+    fn create_volume(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
+        let count = self.hosts.borrow().volumes.len();
+        let bytes = &self.knobs.volume_bytes;
+        let size_bytes = bytes[count % bytes.len()];
+        let logical_block_bytes = self.knobs.logical_block_bytes;
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&self.random.bits().to_le_bytes());
+        uuid[8..].copy_from_slice(&(count as u64).to_le_bytes());
+        let no = VolumeNo(count as u32 + 1);
+        let phase = Phase::Creating;
+        let known = Known { no, uuid, size_bytes, logical_block_bytes, phase, growing_to: None };
+        {
+            let mut hosts = self.hosts.borrow_mut();
+            hosts.volumes.push(known);
+            hosts.oracle.add_volume(no, size_bytes, logical_block_bytes);
+        }
+        self.world.counters.borrow_mut().creates += 1;
+        let pool = Rc::clone(engine);
+        let creation = async move { pool.create_volume(uuid, size_bytes, logical_block_bytes).await };
+        self.control(
+            scheduler,
+            format!("create volume {} of {size_bytes} bytes", no.0),
+            creation,
+            move |hosts, done| {
+                hosts.known(no).phase = if done { Phase::Live } else { Phase::Gone };
+            },
+        );
+    }
+
+    fn grow(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
+        let volume = &live[self.random.index(live.len())];
+        let (no, uuid) = (volume.no, volume.uuid);
+        if volume.growing_to.is_some() || volume.size_bytes > 64 << 20 {
+            return;
+        }
+        let size_bytes = volume.size_bytes + self.random.between(1, 512) * 4096;
+        self.hosts.borrow_mut().known(no).growing_to = Some(size_bytes);
+        self.world.counters.borrow_mut().resizes += 1;
+        let pool = Rc::clone(engine);
+        let resize = async move { pool.resize_volume(uuid, size_bytes).await };
+        self.control(scheduler, format!("grow volume {} to {size_bytes} bytes", no.0), resize, move |hosts, done| {
+            let known = hosts.known(no);
+            // Deleted meanwhile: nothing to grow.
+            if known.phase == Phase::Gone {
+                return;
+            }
+            known.growing_to = None;
+            if done {
+                known.size_bytes = size_bytes;
+                hosts.oracle.grow(no, size_bytes);
+            }
+        });
+    }
+
+    fn put_document(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
+        let key = format!("document/{}", self.random.index(6));
+        let len = self.random.index(300);
+        let value = self.random.chance(700).then(|| vec![self.random.bits() as u8; len]);
+        {
+            let mut hosts = self.hosts.borrow_mut();
+            let allowed = hosts.documents.entry(key.clone()).or_insert_with(|| vec![None]);
+            // One open put a key: the order of two is not the hosts' to know.
+            if allowed.len() > 1 {
+                return;
+            }
+            allowed.push(value.clone());
+        }
+        self.world.counters.borrow_mut().documents += 1;
+        let (pool, name, put) = (Rc::clone(engine), key.clone(), value.clone());
+        let change = async move { pool.put_document(name, put).await };
+        self.control(scheduler, format!("put {key}"), change, move |hosts, done| {
+            if done {
+                hosts.documents.insert(key, vec![value]);
+            }
+        });
+    }
+
+    fn control(
+        &mut self,
+        scheduler: &Scheduler,
+        what: String,
+        future: impl Future<Output = Result<(), Refusal>> + 'static,
+        then: impl FnOnce(&mut Hosts, bool) + 'static,
+    ) {
+        self.touch();
+        self.record(format!("{what}: submitted"));
+        self.hosts.borrow_mut().open += 1;
+        let context = self.context(scheduler);
+        scheduler.spawners()[0].spawn(async move {
+            let result = future.await;
+            if context.process.effect() != crate::process::Effect::Whole {
+                return;
+            }
+            let mut hosts = context.hosts.borrow_mut();
+            hosts.open -= 1;
+            hosts.last_answer = context.world.now();
+            let order = context.world.next_order();
+            let outcome = result.as_ref().map_or_else(|(_, words)| words.clone(), |()| "done".into());
+            hosts.record(&context.world, order, None, format!("{what}: {outcome}"));
+            match &result {
+                Err((Refused::Defect, words)) => hosts.fail(format!("{what}: {words}")),
+                Err((Refused::Disk, words)) if !context.faulty => hosts.fail(format!("{what}: {words}")),
+                Ok(()) | Err(_) => {}
+            }
+            then(&mut hosts, result.is_ok());
+        });
+    }
+
+    // A clean stop: everything answered is durable.
+    fn stop(&mut self, scheduler: &mut Scheduler, engine: Rc<E>) -> Result<Ended, String> {
+        let submitted = self.world.next_order();
+        let faults = self.faults();
+        let clean = Rc::new(Cell::new(false));
+        let out = Rc::clone(&clean);
+        let stopping = async move {
+            let result = engine.stop().await;
+            out.set(result.is_ok());
+            result
+        };
+        match self.wait(scheduler, stopping, "the stop")? {
+            None => return Ok(Ended::Dead),
+            Some(Ok(())) => {}
+            Some(Err((Refused::Disk, _))) if self.knobs.faulty() && self.faults() >= faults => return Ok(Ended::Dead),
+            Some(Err((_, words))) => return Err(format!("the stop failed: {words}")),
+        }
+        let mut hosts = self.hosts.borrow_mut();
+        let live: Vec<VolumeNo> = hosts.live().map(|volume| volume.no).collect();
+        for volume in live {
+            hosts.oracle.flushed(submitted, volume);
+        }
+        Ok(Ended::Stopped)
+    }
+}

@@ -1,0 +1,114 @@
+//! What hosts ask: operations drawn by the seed's weights.
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::knobs::Knobs;
+use crate::oracle::Sectors;
+use crate::payload::SECTOR_BYTES;
+use crate::random::Random;
+
+const BLOCK_SECTORS: u64 = 8;
+const TRANSFER_SECTORS_MAX: u64 = (1 << 20) / SECTOR_BYTES as u64;
+const HOT_SECTORS: u64 = (1 << 20) / SECTOR_BYTES as u64;
+/// Ranges of one discard: NVMe allows 256; a few show the same.
+const DISCARD_RANGES_MAX: u64 = 4;
+
+/// What is asked; the order is that of [`crate::knobs::Weights::operations`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Write with FUA.
+    WriteFua,
+    /// Flush.
+    Flush,
+    /// Discard.
+    Discard,
+    /// Write zeroes.
+    Zeroes,
+    /// Compare.
+    Compare,
+    /// Compare and write.
+    CompareAndWrite,
+    /// Create or delete a volume.
+    Volume,
+    /// Grow a volume.
+    Grow,
+    /// Put or remove a document.
+    Document,
+}
+
+/// All kinds, in the order of their weights.
+pub const KINDS: [Kind; 11] = [
+    Kind::Read,
+    Kind::Write,
+    Kind::WriteFua,
+    Kind::Flush,
+    Kind::Discard,
+    Kind::Zeroes,
+    Kind::Compare,
+    Kind::CompareAndWrite,
+    Kind::Volume,
+    Kind::Grow,
+    Kind::Document,
+];
+
+/// Draws the next kind; `full`: the pool refused a write a moment ago, so hosts give space back.
+pub fn kind(random: &mut Random, knobs: &Knobs, full: bool) -> Kind {
+    if full && random.chance(500) {
+        return random.pick(&[Kind::Discard, Kind::Discard, Kind::Zeroes, Kind::Volume]);
+    }
+    KINDS[random.weighted(&knobs.weights.operations)]
+}
+
+fn size(random: &mut Random, knobs: &Knobs, volume_sectors: u64) -> u64 {
+    let kib = |random: &mut Random, kib: u64| random.between(1, kib * 2);
+    let sectors = match random.weighted(&knobs.weights.sizes) {
+        0 => random.between(1, BLOCK_SECTORS),
+        1 => BLOCK_SECTORS,
+        2 => kib(random, 64),
+        3 => kib(random, 256),
+        _ => kib(random, 1024),
+    };
+    sectors.min(TRANSFER_SECTORS_MAX).min(volume_sectors)
+}
+
+/// Draws a range of a volume of `volume_sectors` sectors whose logical block has `block_sectors`.
+pub fn range(random: &mut Random, knobs: &Knobs, volume_sectors: u64, block_sectors: u64, hot: bool) -> Sectors {
+    let count = size(random, knobs, volume_sectors);
+    let space = if hot { volume_sectors.min(HOT_SECTORS) } else { volume_sectors };
+    let count = count.min(space);
+    let first = random.below(space - count + 1);
+    // Two thirds are aligned to 4 KiB, as file systems do; the others to the logical block alone.
+    let unit = if random.index(3) < 2 { BLOCK_SECTORS } else { block_sectors };
+    let first = first / unit * unit;
+    let count = count.div_ceil(unit) * unit;
+    let end = (first + count).min(volume_sectors / block_sectors * block_sectors);
+    (first, end - first)
+}
+
+/// Draws the ranges of a discard: mostly one, of any size up to the whole volume.
+pub fn discard(
+    random: &mut Random,
+    knobs: &Knobs,
+    volume_sectors: u64,
+    block_sectors: u64,
+    full: bool,
+) -> SmallVec<[Sectors; 1]> {
+    if random.chance(if full { 300 } else { 50 }) {
+        let first = random.below(volume_sectors) / block_sectors * block_sectors;
+        return smallvec![(first, (volume_sectors - first) / block_sectors * block_sectors)];
+    }
+    let ranges = if random.chance(700) { 1 } else { random.between(1, DISCARD_RANGES_MAX) };
+    let mut drawn: SmallVec<[Sectors; 1]> = SmallVec::new();
+    for _ in 0..ranges {
+        let (first, count) = range(random, knobs, volume_sectors, block_sectors, false);
+        // The oracle has one change per range and sector: ranges that overlap would be two.
+        if drawn.iter().all(|(other, others)| first + count <= *other || other + others <= first) {
+            drawn.push((first, count));
+        }
+    }
+    drawn
+}
