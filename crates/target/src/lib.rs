@@ -1,1 +1,32 @@
-//! (under construction)
+//! Sockets that drive the protocol machines.
+//!
+//! A connection lives on one core: a machine of `sds-proto`, the glue that answers its events, and a socket. Requests
+//! go to a device of that core; all answers of a loop turn leave with one `sendmsg`.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`targets`] | [`Targets`]: cores, listeners, the export table, sessions: what the engine starts and stops |
+//! | [`listener`] | accepting, limits on connections, handing them to cores |
+//! | [`connections`] | one core's connections of a protocol, and [`Remote`](connections::Remote): reaching one |
+//! | [`glue`] | [`Glue`](glue::Glue): what a protocol adds to the shell |
+//! | [`shell`] | one connection: bytes in, requests out, answers back |
+//! | [`outgoing`] | what waits to be sent |
+//! | [`exports`] | which volume is seen under which name, and by whom |
+//! | [`devices`] | what answers requests: volumes, and the null and memory devices of tests and benches |
+//! | [`limits`] | every limit of the front end |
+#![forbid(unsafe_code)]
+
+pub mod targets;
+pub mod listener;
+pub mod connections;
+pub mod glue;
+pub mod shell;
+mod outgoing;
+pub mod exports;
+pub mod devices;
+pub mod limits;
+
+pub use devices::{Devices, DynDevice, MemoryDevice, NullDevice};
+pub use exports::{Access, Export, ExportTable, Protocol, VolumeKey};
+pub use limits::Limits;
+pub use targets::{Targets, TargetsOptions};

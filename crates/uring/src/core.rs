@@ -46,6 +46,8 @@ pub struct Readiness {
     pub readable: bool,
     /// There is room to send.
     pub writable: bool,
+    /// The peer has closed, or the connection broke: receiving goes on until that is reached.
+    pub hangup: bool,
 }
 
 /// What lives on a core and has a socket.
@@ -315,7 +317,7 @@ impl Local {
             }
         }
         for source in self.0.next_turn.take() {
-            source.handle_ready(Readiness { readable: true, writable: true });
+            source.handle_ready(Readiness { readable: true, writable: true, hangup: false });
         }
         self.0.clock.fire(self.0.now.get());
         for job in self.0.mailbox.take() {
@@ -339,10 +341,11 @@ impl Local {
             slot.source.clone()
         };
         let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
-        let readable = broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
+        let hangup = broken || flags.contains(epoll::EventFlags::RDHUP);
+        let readable = hangup || flags.contains(epoll::EventFlags::IN);
         let writable = broken || flags.contains(epoll::EventFlags::OUT);
         if let Some(source) = source {
-            source.handle_ready(Readiness { readable, writable });
+            source.handle_ready(Readiness { readable, writable, hangup });
         }
     }
 

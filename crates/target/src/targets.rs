@@ -1,0 +1,185 @@
+//! The front end as a whole: what the engine starts, feeds with exports, and stops.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use sds_uring::{CoreGone, CoreHandle, CoreOptions, Disks, Local};
+
+use crate::connections::{Admission, Connections, Front, FrontCounters};
+use crate::devices::Devices;
+use crate::exports::{ExportTable, Exports};
+use crate::glue::{Glue, SessionInfo};
+use crate::limits::Limits;
+use crate::listener::{self, Listeners};
+use crate::shell::receive_space;
+
+/// How often a stop looks whether requests have ended.
+const STOP_POLL_MS: u64 = 5;
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct TargetsOptions {
+    /// How many cores, at least one.
+    pub cores: usize,
+    /// Keep each core's thread on the processor of its number.
+    pub pin: bool,
+    /// What hosts may take.
+    pub limits: Limits,
+}
+
+impl Default for TargetsOptions {
+    fn default() -> Self {
+        Self { cores: 1, pin: false, limits: Limits::default() }
+    }
+}
+
+/// Cores, listeners, exports and sessions. Its methods block and are for threads that are no core's.
+pub struct Targets {
+    cores: Arc<Vec<CoreHandle>>,
+    exports: Arc<Exports>,
+    admission: Arc<Admission>,
+    limits: Limits,
+}
+
+impl Targets {
+    /// Starts the cores. Nothing listens yet, and no core has devices.
+    ///
+    /// # Errors
+    /// The system's: no thread, no io_uring.
+    pub fn start(options: &TargetsOptions, disks: &Arc<Disks>) -> io::Result<Self> {
+        let mut cores = Vec::new();
+        for index in 0..options.cores.max(1) {
+            let processor = options.pin.then_some(index);
+            cores.push(CoreHandle::start(CoreOptions { index, processor }, Arc::clone(disks))?);
+        }
+        let targets =
+            Self { cores: Arc::new(cores), exports: Arc::default(), admission: Arc::default(), limits: options.limits };
+        for core in targets.cores.iter() {
+            let (handles, admission) = (Arc::clone(&targets.cores), Arc::clone(&targets.admission));
+            let limits = options.limits;
+            core.call(move |local| {
+                local.put(Rc::new(Front {
+                    handles,
+                    limits,
+                    admission,
+                    devices: RefCell::new(None),
+                    receive: RefCell::new(receive_space()),
+                    counters: Cell::default(),
+                }));
+            })
+            .map_err(io::Error::other)?;
+        }
+        Ok(targets)
+    }
+
+    /// The cores, by index.
+    #[must_use]
+    pub fn cores(&self) -> &[CoreHandle] {
+        &self.cores
+    }
+
+    /// What hosts may take.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Gives each core its devices, made there by `make`.
+    ///
+    /// # Errors
+    /// [`CoreGone`] if a core has stopped.
+    pub fn set_devices(
+        &self,
+        make: impl Fn(&Local) -> Rc<dyn Devices> + Clone + Send + 'static,
+    ) -> Result<(), CoreGone> {
+        for core in self.cores.iter() {
+            let make = make.clone();
+            core.call(move |local| {
+                let devices = make(local);
+                if let Some(front) = local.get::<Front>() {
+                    front.devices.replace(Some(devices));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Listens on `address` for a protocol given by its glue; the bound address.
+    ///
+    /// # Errors
+    /// The system's: the address is taken or not ours.
+    pub fn listen_as<G: Glue>(&self, node: Arc<G::Node>, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.cores[0].call(move |local| listener::listen::<G>(local, node, address)).map_err(io::Error::other)?
+    }
+
+    /// The present exports.
+    #[must_use]
+    pub fn exports(&self) -> Arc<ExportTable> {
+        self.exports.table()
+    }
+
+    /// The sessions of one protocol, by its glue.
+    #[must_use]
+    pub fn sessions_of<G: Glue>(&self) -> Vec<SessionInfo> {
+        let of_core = |core: &CoreHandle| core.call(|local| Connections::<G>::of(local).sessions());
+        self.cores.iter().filter_map(|core| of_core(core).ok()).flatten().collect()
+    }
+
+    /// Connections of all protocols.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.admission.open()
+    }
+
+    /// What the front end of each core has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Vec<FrontCounters> {
+        let of_core = |core: &CoreHandle| core.call(|local| local.get::<Front>().map(|front| front.counters.get()));
+        self.cores.iter().filter_map(|core| of_core(core).ok().flatten()).collect()
+    }
+
+    /// Stops listening.
+    pub fn stop_listening(&self) {
+        let _ = self.cores[0].call(Listeners::stop);
+    }
+
+    /// Closes all connections of one protocol and waits, `wait_ms` at the most, until no device has a request of them.
+    /// How many requests are left: 0 when all ended.
+    pub fn close_connections_of<G: Glue>(&self, wait_ms: u64) -> usize {
+        let mut executing = Vec::new();
+        for core in self.cores.iter() {
+            let closed = core.call(|local| {
+                let all = Connections::<G>::of(local).all();
+                all.iter().for_each(|connection| connection.drop_now());
+                all.iter().map(|connection| connection.executing()).collect::<Vec<_>>()
+            });
+            executing.extend(closed.unwrap_or_default());
+        }
+        let deadline = Instant::now() + Duration::from_millis(wait_ms);
+        loop {
+            let left = executing.iter().map(|executing| executing.count()).sum();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            sleep(Duration::from_millis(STOP_POLL_MS));
+        }
+    }
+
+    /// Stops the cores. To be called last: connections closed, pools stopped.
+    pub fn stop(&self) {
+        for core in self.cores.iter() {
+            core.stop();
+        }
+    }
+}
+
+impl Drop for Targets {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
