@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sds_block::{BlockError, Command, ErrorKind, LbaRange, Request};
-use sds_io::{Buffer, ReadBytes, Slice};
+use sds_io::{Buffer, ReadBytes, Segment, Slice};
 use smallvec::{SmallVec, smallvec};
 
 use crate::engine::DynDevice;
@@ -175,6 +175,8 @@ pub struct Context {
     pub process: std::sync::Arc<Process>,
     /// Injected faults excuse failures.
     pub faulty: bool,
+    /// Sectors of a page of the map.
+    pub page_sectors: u64,
 }
 
 /// A request to a volume.
@@ -358,18 +360,24 @@ impl Context {
     fn succeeded(&self, hosts: &mut Hosts, submitted: &Submitted, bytes: Option<ReadBytes>, now: u64) {
         let (volume, began) = (submitted.volume, submitted.order);
         let dying = hosts.known(volume).phase != Phase::Live;
-        let check = |hosts: &mut Hosts, first: u64, bytes: &[u8]| {
-            self.world.counters.borrow_mut().sectors_checked += (bytes.len() / SECTOR_BYTES) as u64;
-            if dying {
-                hosts.oracle.read_ends(began);
-            } else if let Err(violation) = hosts.oracle.check(now, began, volume, first, bytes) {
-                hosts.violation(&violation);
-            }
-        };
+        if matches!(submitted.ask, Ask::Read(_)) || submitted.compared.is_some() {
+            hosts.oracle.read_ends(began);
+        }
         match &submitted.ask {
             Ask::Read((first, count)) => match bytes {
                 Some(bytes) if bytes.len() as u64 == count * SECTOR_BYTES as u64 => {
-                    check(hosts, *first, &bytes.to_vec());
+                    let mut first = *first;
+                    for segment in bytes.segments.iter().filter(|_| !dying) {
+                        let result = match segment {
+                            Segment::Bytes(bytes) => hosts.oracle.check(now, began, volume, first, bytes.as_ref()),
+                            Segment::Zeros(len) => {
+                                let range = (first, (len / SECTOR_BYTES) as u64);
+                                hosts.oracle.check_zeros(now, began, volume, range)
+                            }
+                        };
+                        self.judge(hosts, result, segment.len());
+                        first += (segment.len() / SECTOR_BYTES) as u64;
+                    }
                 }
                 other => hosts.fail(format!("a read of {count} sectors returned {:?}", other.map(|bytes| bytes.len()))),
             },
@@ -384,13 +392,23 @@ impl Context {
             Ask::Flush => hosts.oracle.flushed(began, volume),
             Ask::Compare((first, _), _) | Ask::CompareAndWrite((first, _), _) => {
                 let compared = submitted.compared.as_ref().expect("a compare has a payload");
-                check(hosts, *first, compared.as_ref());
+                if !dying {
+                    let result = hosts.oracle.check(now, began, volume, *first, compared.as_ref());
+                    self.judge(hosts, result, compared.len());
+                }
             }
             Ask::Write(..) | Ask::Discard(_) | Ask::Zeroes(..) => {}
         }
         if let Some(change) = submitted.change {
             let durable = hosts.oracle.change(change).fua || !submitted.write_cache;
             hosts.oracle.acknowledge(now, change, durable);
+        }
+    }
+
+    fn judge(&self, hosts: &mut Hosts, result: Result<(), Violation>, len: usize) {
+        self.world.counters.borrow_mut().sectors_checked += (len / SECTOR_BYTES) as u64;
+        if let Err(violation) = result {
+            hosts.violation(&violation);
         }
     }
 
@@ -416,8 +434,10 @@ impl Context {
             ErrorKind::OutOfRange => matches!(submitted.ask, Ask::PastEnd(_)),
             ErrorKind::MediaError | ErrorKind::TimedOut | ErrorKind::ReadOnly => self.faulty,
             ErrorKind::DeviceGone => dying,
+            // Compare-and-write is atomic within a page of the map alone.
+            ErrorKind::Unsupported => matches!(submitted.ask, Ask::CompareAndWrite((first, count), _)
+                if first / self.page_sectors != (first + count - 1) / self.page_sectors),
             ErrorKind::InvalidField
-            | ErrorKind::Unsupported
             | ErrorKind::ChecksumMismatch
             | ErrorKind::ReservationConflict
             | ErrorKind::Fenced => false,

@@ -123,6 +123,12 @@ fn disk(random: &mut Random, rotational: bool, size_bytes: u64, faults: bool) ->
     }
 }
 
+// Mostly small, so that requests meet; some have two pages of the map, and so may have two owners.
+fn volume_bytes(random: &mut Random) -> u64 {
+    let (low, high) = if random.chance(700) { (4, 20) } else { (130, 200) };
+    random.between(low, high) * MIB
+}
+
 impl Knobs {
     /// True if disks may fail: then a failed request excuses itself.
     #[must_use]
@@ -156,7 +162,7 @@ impl Knobs {
             disks,
             extent_bytes: 256 << 10,
             logical_block_bytes: if whole_blocks && random.chance(700) { 4096 } else { 512 },
-            volume_bytes: (0..3).map(|_| random.between(4, 20) * MIB).collect(),
+            volume_bytes: (0..3).map(|_| volume_bytes(&mut random)).collect(),
             depth: random.pick(&[1, 4, 16, 48]),
             weights: Weights { operations: operations_weights, sizes },
             hot_per_mille: random.pick(&[0, 200, 700]),

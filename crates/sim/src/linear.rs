@@ -12,7 +12,7 @@ use sds_io::{Buffer, DiskId, Io, IoError, ReadBytes, Slice};
 use crate::engine::{DynDevice, Engine, Health, Listed, Refusal, Refused, Surroundings};
 use crate::world::SimIo;
 
-const REGION_BYTES: u64 = 80 << 20;
+const REGION_BYTES: u64 = 320 << 20;
 const ZERO_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy)]
@@ -304,8 +304,10 @@ mod tests {
         let mut knobs = Knobs::new(seed, 500);
         knobs.planted = planted;
         knobs.meta_lost_per_mille = 0;
+        // Its creation writes zeros, so its volumes are small.
+        knobs.volume_bytes.iter_mut().for_each(|bytes| *bytes = (*bytes).min(16 << 20));
         for disk in &mut knobs.disks {
-            disk.size_bytes = 8 << 30;
+            disk.size_bytes = 32 << 30;
         }
         run::<Linear>(knobs)
     }

@@ -59,14 +59,41 @@ struct Version {
 
 type Versions = SmallVec<[Version; 2]>;
 
+/// Sectors of a piece of the model: 1 MiB. A piece that was never changed takes no memory.
+const PIECE_SECTORS: u64 = 2048;
+
 /// One volume's model.
 pub struct Volume {
-    sectors: Vec<Versions>,
+    size_sectors: u64,
+    pieces: BTreeMap<u64, Vec<Versions>>,
     block_sectors: usize,
     /// Answered and not flushed.
     unflushed: Vec<ChangeNo>,
     /// The latest submission of a flush that was answered.
     flushed_at: u64,
+}
+
+fn untouched() -> Versions {
+    smallvec![Version { change: ChangeNo(0), settled: NEVER }]
+}
+
+impl Volume {
+    fn touch(&mut self, (first, count): Sectors, mut each: impl FnMut(&mut Versions)) {
+        assert!(first + count <= self.size_sectors, "hosts know the size");
+        let mut sector = first;
+        while sector < first + count {
+            let piece = self.pieces.entry(sector / PIECE_SECTORS);
+            let piece = piece.or_insert_with(|| (0..PIECE_SECTORS).map(|_| untouched()).collect());
+            let end = (first + count).min((sector / PIECE_SECTORS + 1) * PIECE_SECTORS);
+            let start = (sector % PIECE_SECTORS) as usize;
+            piece[start..start + (end - sector) as usize].iter_mut().for_each(&mut each);
+            sector = end;
+        }
+    }
+
+    fn sector(&self, sector: u64) -> Option<&Versions> {
+        Some(&self.pieces.get(&(sector / PIECE_SECTORS))?[(sector % PIECE_SECTORS) as usize])
+    }
 }
 
 /// The model of all volumes.
@@ -108,7 +135,8 @@ impl Oracle {
     /// A volume of `size_bytes` zeros whose logical block has `logical_block_bytes`.
     pub fn add_volume(&mut self, volume: VolumeNo, size_bytes: u64, logical_block_bytes: u32) {
         let model = Volume {
-            sectors: Vec::new(),
+            size_sectors: 0,
+            pieces: BTreeMap::new(),
             block_sectors: logical_block_bytes as usize / SECTOR_BYTES,
             unflushed: Vec::new(),
             flushed_at: 0,
@@ -119,8 +147,7 @@ impl Oracle {
 
     /// The volume has `size_bytes` now; what is new reads zeros.
     pub fn grow(&mut self, volume: VolumeNo, size_bytes: u64) {
-        let zeros = || smallvec![Version { change: ChangeNo(0), settled: NEVER }];
-        self.volume(volume).sectors.resize_with((size_bytes / SECTOR_BYTES as u64) as usize, zeros);
+        self.volume(volume).size_sectors = size_bytes / SECTOR_BYTES as u64;
     }
 
     /// The volume is gone.
@@ -158,10 +185,11 @@ impl Oracle {
         let oldest_read = self.reads_open.first_key_value().map_or(now, |(start, _)| *start);
         let mut overlapped: SmallVec<[ChangeNo; 8]> = SmallVec::new();
         let model = self.volumes.get_mut(&volume).expect("a volume of this run");
-        for (first, count) in &change.ranges {
-            for versions in &mut model.sectors[*first as usize..(first + count) as usize] {
+        let flushed_at = model.flushed_at;
+        for range in &change.ranges {
+            model.touch(*range, |versions| {
                 if versions.len() > 1 {
-                    prune(&self.changes, model.flushed_at, versions, oldest_read);
+                    prune(&self.changes, flushed_at, versions, oldest_read);
                 }
                 if let Some(last) = versions.last().filter(|last| self.changes[last.change.0 as usize].ended == NEVER) {
                     if !overlapped.contains(&last.change) {
@@ -169,7 +197,7 @@ impl Oracle {
                     }
                 }
                 versions.push(Version { change: number, settled: NEVER });
-            }
+            });
         }
         self.changes.push(change);
         (number, overlapped.len())
@@ -199,10 +227,8 @@ impl Oracle {
         change.ended = now;
         let (volume, ranges) = (change.volume, change.ranges.clone());
         let Some(model) = self.volumes.get_mut(&volume) else { return };
-        for (first, count) in ranges {
-            for versions in &mut model.sectors[first as usize..(first + count) as usize] {
-                versions.retain(|version| version.change != number);
-            }
+        for range in ranges {
+            model.touch(range, |versions| versions.retain(|version| version.change != number));
         }
     }
 
@@ -233,7 +259,7 @@ impl Oracle {
             for number in model.unflushed.drain(..) {
                 self.changes[number.0 as usize].sure = NEVER;
             }
-            for version in model.sectors.iter_mut().flatten() {
+            for version in model.pieces.values_mut().flatten().flatten() {
                 if version.settled != NEVER && version.settled >= model.flushed_at {
                     version.settled = NEVER;
                 }
@@ -246,7 +272,7 @@ impl Oracle {
         *self.reads_open.entry(now).or_default() += 1;
     }
 
-    /// A read that began at `began` ends, without an answer to check.
+    /// A read that began at `began` ends; its answer may have been checked before.
     pub fn read_ends(&mut self, began: u64) {
         if let Some(open) = self.reads_open.get_mut(&began) {
             *open -= 1;
@@ -261,13 +287,44 @@ impl Oracle {
     /// # Errors
     /// The first sector that no history allows.
     pub fn check(&mut self, now: u64, began: u64, volume: VolumeNo, first: u64, bytes: &[u8]) -> Result<(), Violation> {
-        self.read_ends(began);
+        let contents = bytes.chunks_exact(SECTOR_BYTES).map(payload::parse);
+        self.check_contents(now, began, volume, first, contents)
+    }
+
+    /// The same for a read that returned zeros without bytes.
+    ///
+    /// # Errors
+    /// The first sector that no history allows.
+    pub fn check_zeros(
+        &mut self,
+        now: u64,
+        began: u64,
+        volume: VolumeNo,
+        (first, count): Sectors,
+    ) -> Result<(), Violation> {
+        let Some(model) = self.volumes.get(&volume) else { return Ok(()) };
+        let mut pieces = first / PIECE_SECTORS..=(first + count - 1) / PIECE_SECTORS;
+        if pieces.all(|piece| !model.pieces.contains_key(&piece)) {
+            return Ok(());
+        }
+        self.check_contents(now, began, volume, first, (0..count).map(|_| Content::Zeros))
+    }
+
+    fn check_contents(
+        &mut self,
+        now: u64,
+        began: u64,
+        volume: VolumeNo,
+        first: u64,
+        contents: impl Iterator<Item = Content>,
+    ) -> Result<(), Violation> {
         let Some(model) = self.volumes.get_mut(&volume) else { return Ok(()) };
         let mut block = None;
-        for (index, bytes) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
+        for (index, content) in contents.enumerate() {
             let sector = first + index as u64;
-            let content = payload::parse(bytes);
-            let versions = &mut model.sectors[sector as usize];
+            let mut base = untouched();
+            let piece = model.pieces.get_mut(&(sector / PIECE_SECTORS));
+            let versions = piece.map_or(&mut base, |piece| &mut piece[(sector % PIECE_SECTORS) as usize]);
             check_sector(&self.changes, versions, (volume, sector), content, (began, now))
                 .map_err(|what| Violation { volume, sector, what })?;
             if model.block_sectors > 1 {
@@ -290,7 +347,8 @@ impl Oracle {
     /// there are several.
     #[must_use]
     pub fn only(&self, began: u64, volume: VolumeNo, sector: u64, except: Option<ChangeNo>) -> Option<ChangeNo> {
-        let versions = &self.volumes.get(&volume)?.sectors[sector as usize];
+        let base = untouched();
+        let versions = self.volumes.get(&volume)?.sector(sector).unwrap_or(&base);
         let others = versions.iter().filter(|version| Some(version.change) != except);
         let mut allowed = others.filter(|version| allowed(&self.changes, versions, version, began));
         let only = allowed.next()?;
@@ -315,7 +373,7 @@ impl Oracle {
                 if change.zeros { ", zeros" } else { "" },
             )
         };
-        let mut lines: Vec<String> = model.sectors[sector as usize].iter().map(line).collect();
+        let mut lines: Vec<String> = model.sector(sector).unwrap_or(&untouched()).iter().map(line).collect();
         lines.push(format!("volume {} last flushed at {}", volume.0, model.flushed_at));
         lines
     }
@@ -414,7 +472,6 @@ mod tests {
         if change.0 > 0 {
             payload::fill(&mut bytes, VOLUME.0, change.0, 0);
         }
-        oracle.read_begins(at);
         oracle.check(at + 1, at, VOLUME, 0, &bytes).is_ok()
     }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use sds_io::DiskId;
 
+use sds_volume::place::EXTENTS_PER_PAGE;
+
 use crate::carry_over::Mapping;
 use crate::engine::{Engine, Refusal, Refused, Surroundings};
 use crate::host::{Ask, Context, Hosts, Known, Phase};
@@ -38,6 +40,8 @@ const OPENS_MAX: u32 = 20;
 const KILL_EFFECTS_MAX: u64 = 400;
 /// Operations for which a full pool changes what hosts do.
 const FULL_OPERATIONS: u32 = 12;
+/// Volumes grow to about this.
+const VOLUME_BYTES_MAX: u64 = 256 << 20;
 const PAUSE_MS_MAX: u64 = 12_000;
 
 /// What a run came to.
@@ -382,6 +386,7 @@ impl<E: Engine> Run<E> {
             world: Rc::clone(&self.world),
             process: Arc::clone(&scheduler.process),
             faulty: self.knobs.faulty(),
+            page_sectors: self.knobs.extent_bytes * EXTENTS_PER_PAGE / SECTOR_BYTES as u64,
         }
     }
 
@@ -503,7 +508,7 @@ impl<E: Engine> Run<E> {
     fn grow(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
         let volume = &live[self.random.index(live.len())];
         let (no, uuid) = (volume.no, volume.uuid);
-        if volume.growing_to.is_some() || volume.size_bytes > 64 << 20 {
+        if volume.growing_to.is_some() || volume.size_bytes > VOLUME_BYTES_MAX {
             return;
         }
         let size_bytes = volume.size_bytes + self.random.between(1, 512) * 4096;

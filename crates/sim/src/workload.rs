@@ -9,6 +9,10 @@ use crate::random::Random;
 
 const BLOCK_SECTORS: u64 = 8;
 const TRANSFER_SECTORS_MAX: u64 = (1 << 20) / SECTOR_BYTES as u64;
+/// A part of a large volume that is in use: 4 MiB.
+const WINDOW_SECTORS: u64 = (4 << 20) / SECTOR_BYTES as u64;
+/// A page of the map with extents of 256 KiB: 128 MiB.
+const PAGE_SECTORS: u64 = (128 << 20) / SECTOR_BYTES as u64;
 const HOT_SECTORS: u64 = (1 << 20) / SECTOR_BYTES as u64;
 /// Ranges of one discard: NVMe allows 256; a few show the same.
 const DISCARD_RANGES_MAX: u64 = 4;
@@ -75,12 +79,25 @@ fn size(random: &mut Random, knobs: &Knobs, volume_sectors: u64) -> u64 {
     sectors.min(TRANSFER_SECTORS_MAX).min(volume_sectors)
 }
 
+// A part of the volume that is in use: all of a small one; of a large one mostly its start, its end and the boundary of
+// two pages of the map, so that requests meet.
+fn window(random: &mut Random, volume_sectors: u64, hot: bool) -> Sectors {
+    if hot {
+        return (0, volume_sectors.min(HOT_SECTORS));
+    }
+    if volume_sectors < 2 * WINDOW_SECTORS + PAGE_SECTORS || random.chance(50) {
+        return (0, volume_sectors);
+    }
+    let start = [0, PAGE_SECTORS - WINDOW_SECTORS / 2, volume_sectors - WINDOW_SECTORS][random.index(3)];
+    (start, WINDOW_SECTORS)
+}
+
 /// Draws a range of a volume of `volume_sectors` sectors whose logical block has `block_sectors`.
 pub fn range(random: &mut Random, knobs: &Knobs, volume_sectors: u64, block_sectors: u64, hot: bool) -> Sectors {
     let count = size(random, knobs, volume_sectors);
-    let space = if hot { volume_sectors.min(HOT_SECTORS) } else { volume_sectors };
+    let (start, space) = window(random, volume_sectors, hot);
     let count = count.min(space);
-    let first = random.below(space - count + 1);
+    let first = start + random.below(space - count + 1);
     // Two thirds are aligned to 4 KiB, as file systems do; the others to the logical block alone.
     let unit = if random.index(3) < 2 { BLOCK_SECTORS } else { block_sectors };
     let first = first / unit * unit;
