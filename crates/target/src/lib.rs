@@ -11,6 +11,8 @@
 //! | [`glue`] | [`Glue`](glue::Glue): what a protocol adds to the shell |
 //! | [`shell`] | one connection: bytes in, requests out, answers back |
 //! | [`outgoing`] | what waits to be sent |
+//! | [`nvme`] | NVMe/TCP: subsystems, controllers, discovery |
+//! | `settle` | a host's new association waits for its lost one's writes |
 //! | [`exports`] | which volume is seen under which name, and by whom |
 //! | [`devices`] | what answers requests: volumes, and the null and memory devices of tests and benches |
 //! | [`limits`] | every limit of the front end |
@@ -22,6 +24,8 @@ pub mod connections;
 pub mod glue;
 pub mod shell;
 mod outgoing;
+pub mod nvme;
+mod settle;
 pub mod exports;
 pub mod devices;
 pub mod limits;

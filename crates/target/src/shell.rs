@@ -168,9 +168,14 @@ impl<G: Glue> Conn<G> {
         inner.glue.session(&inner.machine)
     }
 
-    /// Runs a command from outside.
+    /// Runs a command from outside, after reading the socket up to now: a command may depend on what the host sent, or
+    /// on its having closed, before.
     pub(crate) fn run(self: &Rc<Self>, command: impl FnOnce(&mut G, &mut G::Machine, Duration)) {
         let inner = &mut *self.inner.borrow_mut();
+        inner.readable = true;
+        if inner.phase == Phase::Open {
+            self.receive(inner);
+        }
         if inner.phase == Phase::Open {
             command(&mut inner.glue, &mut inner.machine, self.local.turn_now());
             self.pump(inner);

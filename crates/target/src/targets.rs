@@ -12,10 +12,11 @@ use sds_uring::{CoreGone, CoreHandle, CoreOptions, Disks, Local};
 
 use crate::connections::{Admission, Connections, Front, FrontCounters};
 use crate::devices::Devices;
-use crate::exports::{ExportTable, Exports};
+use crate::exports::{Export, ExportTable, Exports, Protocol, VolumeKey};
 use crate::glue::{Glue, SessionInfo};
 use crate::limits::Limits;
 use crate::listener::{self, Listeners};
+use crate::nvme::{NvmeGlue, NvmeNode};
 use crate::shell::receive_space;
 
 /// How often a stop looks whether requests have ended.
@@ -42,6 +43,7 @@ impl Default for TargetsOptions {
 pub struct Targets {
     cores: Arc<Vec<CoreHandle>>,
     exports: Arc<Exports>,
+    nvme: Arc<NvmeNode>,
     admission: Arc<Admission>,
     limits: Limits,
 }
@@ -57,8 +59,14 @@ impl Targets {
             let processor = options.pin.then_some(index);
             cores.push(CoreHandle::start(CoreOptions { index, processor }, Arc::clone(disks))?);
         }
-        let targets =
-            Self { cores: Arc::new(cores), exports: Arc::default(), admission: Arc::default(), limits: options.limits };
+        let exports: Arc<Exports> = Arc::default();
+        let targets = Self {
+            cores: Arc::new(cores),
+            nvme: NvmeNode::new(Arc::clone(&exports)),
+            exports,
+            admission: Arc::default(),
+            limits: options.limits,
+        };
         for core in targets.cores.iter() {
             let (handles, admission) = (Arc::clone(&targets.cores), Arc::clone(&targets.admission));
             let limits = options.limits;
@@ -107,6 +115,46 @@ impl Targets {
             })?;
         }
         Ok(())
+    }
+
+    /// Listens on `address` (port 0: a free one) and tells hosts of it in discovery; the bound address.
+    ///
+    /// # Errors
+    /// The system's: the address is taken or not ours.
+    pub fn listen(&self, protocol: Protocol, address: SocketAddr) -> io::Result<SocketAddr> {
+        match protocol {
+            Protocol::Nvme => {
+                let bound = self.listen_as::<NvmeGlue>(Arc::clone(&self.nvme), address)?;
+                self.nvme.add_portal(bound);
+                Ok(bound)
+            }
+            Protocol::Iscsi => Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no iSCSI target")),
+        }
+    }
+
+    /// Replaces all exports. Hosts that may not see any more what they are connected to lose their connections; the
+    /// others are told.
+    pub fn set_exports(&self, exports: Vec<Export>) {
+        self.exports.set(exports);
+        self.nvme.exports_changed();
+    }
+
+    /// A volume's size has changed on all cores: its hosts are told.
+    pub fn notify_resize(&self, volume: &VolumeKey) {
+        self.nvme.volume_resized(volume);
+    }
+
+    /// Everybody who is connected.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions_of::<NvmeGlue>()
+    }
+
+    /// Ends the front end's part in good order: stops listening, closes all connections, and waits, `wait_ms` at the
+    /// most, until devices have answered what they have. How many requests are left: 0 when all ended. The cores run on.
+    pub fn close(&self, wait_ms: u64) -> usize {
+        self.stop_listening();
+        self.close_connections_of::<NvmeGlue>(wait_ms)
     }
 
     /// Listens on `address` for a protocol given by its glue; the bound address.
