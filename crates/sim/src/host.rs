@@ -3,17 +3,19 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use sds_block::{BlockError, Command, ErrorKind, LbaRange, Request};
-use sds_io::{Buffer, ReadBytes, Segment, Slice};
+use sds_io::{Buffer, Clock, ReadBytes, Segment, Slice};
 use smallvec::{SmallVec, smallvec};
 
 use crate::engine::DynDevice;
 use crate::oracle::{ChangeNo, Oracle, Sectors, Violation, VolumeNo};
 use crate::payload::{self, SECTOR_BYTES};
 use crate::process::{Effect, Process};
-use crate::world::World;
+use crate::world::{SimIo, World};
 
 /// Lines of history that a failure prints.
 const HISTORY_LINES_MAX: usize = 90;
@@ -172,7 +174,7 @@ pub struct Context {
     /// The world.
     pub world: Rc<World>,
     /// The engine's process: a dead one's answers reach nobody.
-    pub process: std::sync::Arc<Process>,
+    pub process: Arc<Process>,
     /// Injected faults excuse failures.
     pub faulty: bool,
     /// Sectors of a page of the map.
@@ -235,17 +237,52 @@ fn expectation(hosts: &Hosts, out: &mut [u8], now: u64, volume: VolumeNo, first:
 
 impl Context {
     /// Builds the request for `ask`, tells the oracle, and returns the task that waits for the answer.
-    pub fn submit(&self, device: DynDevice, volume: VolumeNo, ask: Ask) -> impl Future<Output = ()> + 'static {
+    pub fn submit(
+        &self,
+        device: DynDevice,
+        volume: VolumeNo,
+        ask: Ask,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = ()> + 'static {
         let order = self.world.next_order();
         let (submitted, request) = self.prepare(&device, volume, ask, order);
         let context = self.clone();
         async move {
-            let result = device.execute(request).await;
+            let io = SimIo { world: Rc::clone(&context.world), process: Arc::clone(&context.process) };
+            let mut answer = device.execute(request);
+            let mut end = patience.map(|patience| Box::pin(io.sleep(patience)));
+            let result = std::future::poll_fn(|waker| match answer.as_mut().poll(waker) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => match end.as_mut().map(|end| end.as_mut().poll(waker)) {
+                    Some(Poll::Ready(())) => Poll::Ready(None),
+                    Some(Poll::Pending) | None => Poll::Pending,
+                },
+            })
+            .await;
+            drop(answer);
             // The kill may come before the answer reaches the host.
             if context.process.effect() == Effect::Whole {
-                context.answered(submitted, result);
+                match result {
+                    Some(result) => context.answered(submitted, result),
+                    None => context.given_up(&submitted),
+                }
             }
         }
+    }
+
+    // The host does not wait any more: what it asked for may still happen at any time.
+    fn given_up(&self, submitted: &Submitted) {
+        let mut hosts = self.hosts.borrow_mut();
+        let hosts = &mut *hosts;
+        let order = self.world.next_order();
+        hosts.open -= 1;
+        hosts.last_answer = self.world.now();
+        self.world.counters.borrow_mut().dropped += 1;
+        if matches!(submitted.ask, Ask::Read(_)) || submitted.compared.is_some() {
+            hosts.oracle.read_ends(submitted.order);
+        }
+        let text = format!("volume {}: the request of {} is given up", submitted.volume.0, submitted.order);
+        hosts.record(&self.world, order, Some((submitted.volume, &[])), text);
     }
 
     fn prepare(&self, device: &DynDevice, no: VolumeNo, ask: Ask, order: u64) -> (Submitted, Request<Slice>) {

@@ -77,6 +77,8 @@ pub struct Knobs {
     pub weights: Weights,
     /// Operations in a thousand that go to the first mebibyte of the first volume.
     pub hot_per_mille: u32,
+    /// Requests in a thousand that their host gives up while they are open, as when its connection dies.
+    pub drop_per_mille: u32,
     /// Operations in a thousand after which the hosts are quiet for up to 12 s.
     pub pause_per_mille: u32,
     /// Lives of the process.
@@ -166,6 +168,7 @@ impl Knobs {
             depth: random.pick(&[1, 4, 16, 48]),
             weights: Weights { operations: operations_weights, sizes },
             hot_per_mille: random.pick(&[0, 200, 700]),
+            drop_per_mille: random.pick(&[0, 0, 0, 20]),
             pause_per_mille: random.pick(&[0, 5, 30]),
             lives: crashy,
             power_cut_per_mille: random.pick(&[0, 300, 500, 1000]),

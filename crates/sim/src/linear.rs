@@ -304,6 +304,8 @@ mod tests {
         let mut knobs = Knobs::new(seed, 500);
         knobs.planted = planted;
         knobs.meta_lost_per_mille = 0;
+        // Its lock would stay locked.
+        knobs.drop_per_mille = 0;
         // Its creation writes zeros, so its volumes are small.
         knobs.volume_bytes.iter_mut().for_each(|bytes| *bytes = (*bytes).min(16 << 20));
         for disk in &mut knobs.disks {

@@ -56,6 +56,8 @@ counters! {
     documents: "documents",
     /// Writes that overlapped another open one.
     overlaps: "overlapping open writes",
+    /// Requests that their host gave up while they were open.
+    dropped: "requests given up",
     /// Sectors compared with the oracle.
     sectors_checked: "sectors checked",
     /// Times that a pool was opened.

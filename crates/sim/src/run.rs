@@ -42,6 +42,8 @@ const KILL_EFFECTS_MAX: u64 = 400;
 const FULL_OPERATIONS: u32 = 12;
 /// Volumes grow to about this.
 const VOLUME_BYTES_MAX: u64 = 256 << 20;
+/// A host that gives up does so within this time.
+const PATIENCE_US_MAX: u64 = 20_000;
 const PAUSE_MS_MAX: u64 = 12_000;
 
 /// What a run came to.
@@ -396,7 +398,9 @@ impl<E: Engine> Run<E> {
         match engine.device(core, uuid) {
             Some(device) => {
                 self.touch();
-                let task = self.context(scheduler).submit(device, volume, ask);
+                let patience = self.random.chance(self.knobs.drop_per_mille);
+                let patience = patience.then(|| Duration::from_micros(self.random.between(1, PATIENCE_US_MAX)));
+                let task = self.context(scheduler).submit(device, volume, ask, patience);
                 scheduler.spawners()[core].spawn(task);
             }
             None => self.hosts.borrow_mut().fail(format!("volume {} has no device", volume.0)),
