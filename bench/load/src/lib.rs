@@ -1,0 +1,14 @@
+//! Load generators: an NVMe/TCP host of our own, cheap enough not to be what is measured.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`host`] | [`HostQueue`](host::HostQueue): one queue of a host; [`bring_up`](host::bring_up): a controller |
+//! | [`load`] | connections that keep a queue depth, on a core's loop |
+//! | [`report`] | latencies, processor time of processes |
+//! | [`words`] | logging |
+#![forbid(unsafe_code)]
+
+pub mod host;
+pub mod load;
+pub mod report;
+pub mod words;
