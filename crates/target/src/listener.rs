@@ -1,7 +1,7 @@
 //! Accepting connections and handing them to cores.
 //!
 //! One listening socket per address, on the first core, which deals connections to the cores in turn. The
-//! alternative, a socket per core with SO_REUSEPORT, spreads by a hash: a host's four queues then often meet on one core.
+//! alternative, a socket per core with SO_REUSEPORT, spreads by a hash: a host's four queues then often meet on one.
 //! The downside is one message between cores per connection, which a host makes once.
 
 use std::cell::{Cell, RefCell};

@@ -2,7 +2,7 @@
 //!
 //! One subsystem per name in the export table; its namespaces are the exports of that name which the host may see. A
 //! controller is made by an admin queue's Connect and goes with that queue. Queues of one controller live on several
-//! cores, so what they share lies here under one lock that is taken at connects, admin commands and ends of connections,
+//! cores, so what they share lies here under one lock that is taken at connects, admin commands and connections' ends,
 //! never for an I/O.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! A host's new association waits for its lost one's writes.
 //!
-//! A host that lost its connection sends its open writes again on a new one, and goes on. If an old copy of such a write
+//! A host that lost its connection sends its open writes again on a new one and goes on. If an old copy of such a write
 //! landed after that, it would undo newer data. So before a host's new association is let in, (1) its other connections
 //! to the same name read their sockets up to now, which finds those that the host has closed, and (2) all requests of
 //! connections that have ended must be answered by their devices.

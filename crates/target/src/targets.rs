@@ -29,13 +29,15 @@ pub struct TargetsOptions {
     pub cores: usize,
     /// Keep each core's thread on the processor of its number.
     pub pin: bool,
+    /// How long a core looks for work before it sleeps; see [`CoreOptions::spin_us`].
+    pub spin_us: u32,
     /// What hosts may take.
     pub limits: Limits,
 }
 
 impl Default for TargetsOptions {
     fn default() -> Self {
-        Self { cores: 1, pin: false, limits: Limits::default() }
+        Self { cores: 1, pin: false, spin_us: 0, limits: Limits::default() }
     }
 }
 
@@ -57,7 +59,10 @@ impl Targets {
         let mut cores = Vec::new();
         for index in 0..options.cores.max(1) {
             let processor = options.pin.then_some(index);
-            cores.push(CoreHandle::start(CoreOptions { index, processor }, Arc::clone(disks))?);
+            cores.push(CoreHandle::start(
+                CoreOptions { index, processor, spin_us: options.spin_us },
+                Arc::clone(disks),
+            )?);
         }
         let exports: Arc<Exports> = Arc::default();
         let targets = Self {
@@ -151,7 +156,7 @@ impl Targets {
     }
 
     /// Ends the front end's part in good order: stops listening, closes all connections, and waits, `wait_ms` at the
-    /// most, until devices have answered what they have. How many requests are left: 0 when all ended. The cores run on.
+    /// most, until devices have answered what they have. How many requests are left: 0 if all ended. The cores run on.
     pub fn close(&self, wait_ms: u64) -> usize {
         self.stop_listening();
         self.close_connections_of::<NvmeGlue>(wait_ms)

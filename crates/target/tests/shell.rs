@@ -48,7 +48,7 @@ struct World {
 
 /// One core (the device is one core's), a slow device if `delay_ms` is not zero.
 fn world(limits: Limits, delay_ms: u64) -> World {
-    let options = TargetsOptions { cores: 1, pin: false, limits };
+    let options = TargetsOptions { limits, ..TargetsOptions::default() };
     let targets = Targets::start(&options, &Disks::new()).expect("a core");
     targets
         .set_devices(move |local| {

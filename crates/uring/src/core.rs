@@ -24,7 +24,7 @@ use sds_io::{Clock, Executor, Spawner};
 
 use crate::clock::CoreClock;
 use crate::disks::Disks;
-use crate::handle::Mailbox;
+use crate::handle::{CoreOptions, Mailbox};
 use crate::io::UringIo;
 use crate::ring::Ring;
 
@@ -88,12 +88,15 @@ pub struct Counters {
 
 struct State {
     index: usize,
+    spin: Duration,
     epoll: OwnedFd,
     ring: Rc<Ring>,
     clock: CoreClock,
     executor: Executor,
     mailbox: Arc<Mailbox>,
     now: Cell<Duration>,
+    /// When a turn last had something to do.
+    worked_at: Cell<Duration>,
     stopping: Cell<bool>,
     sources: RefCell<Vec<SourceSlot>>,
     free_sources: RefCell<Vec<u32>>,
@@ -109,7 +112,7 @@ pub struct Local(Rc<State>);
 
 impl Local {
     /// A core on this thread; `mailbox` is how others reach it.
-    pub(crate) fn new(index: usize, disks: Arc<Disks>, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+    pub(crate) fn new(options: CoreOptions, disks: Arc<Disks>, mailbox: Arc<Mailbox>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let ring = Ring::new(disks)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -119,11 +122,13 @@ impl Local {
         let ringer = Arc::clone(&mailbox);
         let clock = CoreClock::default();
         Ok(Self(Rc::new(State {
-            index,
+            index: options.index,
+            spin: Duration::from_micros(u64::from(options.spin_us)),
             epoll,
             ring: Rc::new(ring),
             executor: Executor::new(Arc::new(move || ringer.ring_unless_here())),
             now: Cell::new(clock.now()),
+            worked_at: Cell::new(Duration::ZERO),
             clock,
             mailbox,
             stopping: Cell::new(false),
@@ -289,6 +294,9 @@ impl Local {
         if work {
             return Some(Duration::ZERO);
         }
+        if !self.0.spin.is_zero() && self.0.now.get() < self.0.worked_at.get() + self.0.spin {
+            return Some(Duration::ZERO);
+        }
         self.0.clock.next_deadline().map(|deadline| deadline.saturating_sub(self.0.clock.now()))
     }
 
@@ -308,6 +316,9 @@ impl Local {
             counters.turns += 1;
             counters.sleeps += u64::from(limit != Some(Duration::ZERO));
         });
+        if !events.is_empty() {
+            self.0.worked_at.set(self.0.now.get());
+        }
         let mut ring_ready = false;
         for event in events.iter() {
             match event.data.u64() {

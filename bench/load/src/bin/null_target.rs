@@ -1,7 +1,7 @@
 //! An NVMe/TCP target that only receives and answers: what is left of a request's cost with it is the front end's.
 //!
-//! `sds-null-target ADDRESS [CORES] [memory]` prints the address and the NQN, and serves until it is killed. With
-//! `memory` the namespace is a real one in RAM (64 MiB, one core); else reads give the same bytes and writes go nowhere.
+//! `sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]` prints the address and the NQN, and serves until it is killed. With
+//! `memory` the namespace is a real one in RAM (64 MiB, one core); else reads give the same bytes, writes go nowhere.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ const NQN: &str = "nqn.2026-11.io.sds:bench.null";
 const NULL_BYTES: u64 = 1 << 40;
 const MEMORY_BYTES: u64 = 64 << 20;
 
-fn serve(address: SocketAddr, cores: usize, memory: bool) -> std::io::Result<Targets> {
-    let options = TargetsOptions { cores, ..TargetsOptions::default() };
+fn serve(address: SocketAddr, cores: usize, memory: bool, spin_us: u32) -> std::io::Result<Targets> {
+    let options = TargetsOptions { cores, spin_us, ..TargetsOptions::default() };
     let targets = Targets::start(&options, &Disks::new())?;
     targets
         .set_devices(move |_| {
@@ -46,8 +46,9 @@ fn main() -> ExitCode {
     let address = words.first().and_then(|text| text.parse().ok());
     let cores = words.get(1).map_or(Some(1), |text| text.parse().ok());
     let memory = words.get(2).is_some_and(|word| word == "memory");
-    let (Some(address), Some(cores)) = (address, cores) else {
-        eprintln!("usage: sds-null-target ADDRESS [CORES] [memory]");
+    let spin_us = words.get(3).map_or(Some(0), |text| text.parse().ok());
+    let (Some(address), Some(cores), Some(spin_us)) = (address, cores, spin_us) else {
+        eprintln!("usage: sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]");
         return ExitCode::from(2);
     };
     if memory && cores != 1 {
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     log_to_standard_error(log::LevelFilter::Info);
-    match serve(address, cores, memory) {
+    match serve(address, cores, memory, spin_us) {
         Ok(_targets) => loop {
             std::thread::park();
         },
