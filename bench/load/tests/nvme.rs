@@ -15,7 +15,7 @@ use sds_proto::nvme::pdu::Digests;
 use sds_proto::nvme::spec::command::{Sqe, admin};
 use sds_proto::nvme::status::Status;
 use sds_target::devices::NamedDevices;
-use sds_target::{Access, DynDevice, Export, MemoryDevice, Protocol, Targets, TargetsOptions, VolumeKey};
+use sds_target::{Access, DynDevice, Export, MemoryDevice, NullDevice, Protocol, Targets, TargetsOptions, VolumeKey};
 use sds_uring::{CoreClock, Disks};
 
 const NQN: &str = "nqn.2026-11.io.sds:pool.volume";
@@ -37,14 +37,14 @@ fn export(access: Access) -> Export {
     }
 }
 
-/// Writes to the first block take their time.
-struct SlowFirstBlock {
+/// Writes that begin with "slow" take their time.
+struct SlowWrites {
     below: Rc<MemoryDevice>,
     clock: CoreClock,
     delay: Duration,
 }
 
-impl Device for SlowFirstBlock {
+impl Device for SlowWrites {
     type Write = Slice;
     type Read = ReadBytes;
 
@@ -72,7 +72,7 @@ fn node(delay: Duration, access: Access) -> (Targets, SocketAddr) {
         .set_devices(move |local| {
             let memory = Rc::new(MemoryDevice::new(BYTES, [9; 16]));
             local.put(Rc::clone(&memory));
-            let device: Rc<DynDevice> = Rc::new(SlowFirstBlock { below: memory, clock: local.clock(), delay });
+            let device: Rc<DynDevice> = Rc::new(SlowWrites { below: memory, clock: local.clock(), delay });
             Rc::new(NamedDevices::default().with("pool/volume", device))
         })
         .expect("the core runs");
@@ -229,5 +229,42 @@ fn a_resize_is_told_to_the_host_that_asked_for_events() -> io::Result<()> {
     assert_eq!(u64::from_le_bytes(data[..8].try_into().expect("eight bytes")), 2 * BYTES / 512);
     assert_eq!(targets.close(1_000), 0);
     assert_eq!(targets.connections(), 0);
+    Ok(())
+}
+
+#[test]
+fn queues_are_dealt_to_all_cores_and_go_with_their_controller() -> io::Result<()> {
+    let options = TargetsOptions { cores: 2, ..TargetsOptions::default() };
+    let targets = Targets::start(&options, &Disks::new())?;
+    let volume = |_: &sds_uring::Local| -> Rc<dyn sds_target::Devices> {
+        Rc::new(NamedDevices::default().with("pool/volume", Rc::new(NullDevice::new(BYTES, [9; 16]))))
+    };
+    targets.set_devices(volume).expect("the cores run");
+    targets.set_exports(vec![export(Access::AnyHost)]);
+    let target = target(targets.listen(Protocol::Nvme, loopback())?, false);
+    let admin = bring_up(&target)?;
+    let connect = |number| HostQueue::connect(&target, number, admin.controller_id(), 8);
+    let mut queues = (1..=6).map(connect).collect::<io::Result<Vec<_>>>()?;
+    let twice = connect(3).err().expect("the queue is connected already");
+    assert_eq!(twice.kind(), io::ErrorKind::ConnectionRefused);
+    let sessions = targets.sessions();
+    for core in 0..2 {
+        assert!(sessions.iter().filter(|session| session.core == core).count() >= 3, "{sessions:?}");
+    }
+    for queue in &mut queues {
+        let tag = queue.read(0, 8, 4096);
+        done(queue, tag)?;
+    }
+    // One queue's end is its own; the admin queue's is everybody's.
+    drop(queues.pop());
+    while targets.sessions().len() > 6 {}
+    queues.push(HostQueue::connect(&target, 6, admin.controller_id(), 8)?);
+    drop(admin);
+    for queue in &mut queues {
+        let ended = queue.wait().err().or_else(|| queue.wait().err()).expect("the connection ends");
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+    }
+    let orphan = HostQueue::connect(&target, 1, 1, 8).err().expect("no such controller");
+    assert_eq!(orphan.kind(), io::ErrorKind::ConnectionRefused);
     Ok(())
 }
