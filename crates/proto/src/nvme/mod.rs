@@ -13,6 +13,7 @@
 //! | [`io`] | I/O commands to what a device is asked |
 //! | [`status`] | status codes; a device's errors to status |
 //! | [`controller`] | what the queues of one association share |
+//! | [`initiator`] | the host's side of a queue |
 
 pub mod event;
 pub mod spec;
@@ -25,6 +26,7 @@ mod log_page;
 pub mod io;
 pub mod status;
 pub mod controller;
+pub mod initiator;
 
 pub use controller::Controller;
 pub use event::{DISCOVERY_NQN, Event};
