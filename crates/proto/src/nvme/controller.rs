@@ -248,6 +248,12 @@ impl Controller {
         self.identity.controller_id
     }
 
+    /// A discovery controller: no namespaces, no I/O queues.
+    #[must_use]
+    pub fn is_discovery(&self) -> bool {
+        self.identity.discovery
+    }
+
     /// The ids of the I/O queues that are connected.
     pub fn io_queues(&self) -> impl Iterator<Item = u16> + '_ {
         self.queues.iter().map(|(id, _)| *id)

