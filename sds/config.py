@@ -125,6 +125,10 @@ class Config:
         """A process's pid file."""
         return self.data / "run" / f"{process}.pid"
 
+    def lock_file(self, process: str) -> Path:
+        """What a process locks to be the only one of its kind on the data folder."""
+        return self.data / "run" / f"{process}.lock"
+
     def log_file(self, process: str) -> Path:
         """A process's log."""
         return self.data / "log" / f"{process}.log"

@@ -113,7 +113,9 @@ class DataLock:
                 if time.monotonic() > deadline:
                     holder = os.pread(self._handle, 512, 0).decode(errors="replace").strip() or "an unknown process"
                     self.release()
-                    raise EngineRunning(f"{self._path.parent} is in use by another {self._what}: {holder}") from None
+                    raise EngineRunning(
+                        f"{self._path.parent.parent} is in use by another {self._what}: {holder}"
+                    ) from None
                 time.sleep(LOCK_POLL_S)
         words = f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
         os.ftruncate(self._handle, 0)
@@ -143,7 +145,7 @@ async def until_stopped() -> None:
 
 
 def run_child(name: str, config: Config, main: Callable[[Config], Coroutine[Any, Any, None]]) -> int:
-    """Runs a process's main coroutine on uvloop, with its pid file; returns the exit status.
+    """Runs a process's main coroutine on uvloop, alone of its kind on its data folder; returns the exit status.
 
     A refusal (an SdsError) is one ERROR line and status 1: the supervisor counts it like any other death.
     """
@@ -154,7 +156,8 @@ def run_child(name: str, config: Config, main: Callable[[Config], Coroutine[Any,
     log = logging.getLogger(f"sds.{name}")
     config.make_folders()
     try:
-        with pid_file(config.pid_file(name)):
+        # The lock comes first: whoever is refused must not touch the holder's pid file.
+        with DataLock(config.lock_file(name), name), pid_file(config.pid_file(name)):
             log.info("started, pid %d", os.getpid())
             uvloop.run(main(config))
             log.info("stopped")

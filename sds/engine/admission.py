@@ -22,6 +22,7 @@ from sds.names import BLOCK_BYTES, MIB, format_size
 
 DISK_BYTES_MIN = 64 * MIB
 HEAD_BYTES = 64 << 10  # What is looked at for data that no tool recognizes.
+LABEL_AREA_BYTES = MIB  # What is blanked at each end of a disk that leaves its pool.
 TOOL_LIMIT_S = 30
 MEMORY_PREFIX = "memfd:"
 PATH_ACCEPTED = "the absolute path of a block device or of a regular file"
@@ -77,6 +78,21 @@ def wipe(path: str) -> None:
     _run(["wipefs", "--all", "--force", path])
 
 
+def blank(path: str) -> None:
+    """Overwrites both ends of a disk that has left its pool, where a pool's labels lie, so that it reads as blank.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    if path.startswith(MEMORY_PREFIX):
+        return  # It went with the core's handle.
+    with _opened(Path(path), os.O_WRONLY) as handle:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        for offset in (0, max(0, size - LABEL_AREA_BYTES)):
+            os.pwrite(handle, bytes(min(LABEL_AREA_BYTES, size)), offset)
+        os.fsync(handle)
+
+
 def create_file(path: str, size_bytes: int) -> None:
     """Makes a file for a disk, its space reserved (fallocate): a pool must not find later that its disk can't grow.
 
@@ -91,22 +107,23 @@ def create_file(path: str, size_bytes: int) -> None:
     if size_bytes < DISK_BYTES_MIN or size_bytes % BLOCK_BYTES:
         accepted = f"a multiple of 4096 bytes, {DISK_BYTES_MIN} or more"
         raise InvalidValue("create_bytes", f"a disk can't have {size_bytes} bytes", accepted)
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
+    if Path(path).exists():
         if not Path(path).is_file() or Path(path).stat().st_size != size_bytes:
-            raise Conflict(f"{path} exists and is no file of {size_bytes} bytes", field="path") from None
-        return
-    except OSError as error:
-        raise InvalidValue("path", f"{path} can't be made: {error.strerror}", PATH_ACCEPTED) from error
+            raise Conflict(f"{path} exists and is no file of {size_bytes} bytes", field="path")
+        return  # `examine` says whether it may be used.
+    # Under another name until it has its size: an engine that dies on the way leaves no disk of the wrong one.
+    draft = f"{path}.new"
     try:
-        os.posix_fallocate(handle, 0, size_bytes)
-        os.fsync(handle)
+        with _opened(Path(draft), os.O_RDWR | os.O_CREAT | os.O_TRUNC) as handle:
+            os.posix_fallocate(handle, 0, size_bytes)
+            os.fsync(handle)
+        Path(draft).rename(path)
     except OSError as error:
-        Path(path).unlink()
-        raise NoSpace(f"{path} can't have {format_size(size_bytes)}: {error.strerror}", field="create_bytes") from error
-    finally:
-        os.close(handle)
+        Path(draft).unlink(missing_ok=True)
+        if error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+            what = f"{path} can't have {format_size(size_bytes)}: {error.strerror}"
+            raise NoSpace(what, field="create_bytes") from error
+        raise InvalidValue("path", f"{path} can't be made: {error.strerror}", PATH_ACCEPTED) from error
 
 
 def same_file(one: str, other: str) -> bool:
@@ -226,7 +243,7 @@ def _stable(real: Path) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    handle = os.open(path, flags | os.O_CLOEXEC)
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         yield handle
     finally:

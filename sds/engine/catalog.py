@@ -25,7 +25,6 @@ PAGE_ITEMS_MAX = 1000
 Protocol = Literal["nvme", "iscsi"]
 PROTOCOLS: tuple[Protocol, ...] = ("nvme", "iscsi")
 TARGET_PREFIX = {"nvme": "nqn.2026-11.io.sds", "iscsi": "iqn.2026-11.io.sds"}
-UNIT = {"nvme": 1, "iscsi": 0}  # One namespace, one LUN a target.
 
 RANK_MAX = 100
 TIER_RANKS = {"flash": 10, "hdd": 50}  # Lower is faster; between and around them there is room for an admin's own.

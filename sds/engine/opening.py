@@ -1,0 +1,156 @@
+"""Opening pools at the engine's start, and completing what a crash left half done."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+
+from sds.engine import core
+from sds.engine.catalog import Disk, Export, Host, Volume
+from sds.engine.state import PoolState, State
+from sds.errors import NotFound, SdsError
+
+log = logging.getLogger(__name__)
+
+
+async def open_pool(state: State, found: PoolState) -> None:
+    """Opens a pool and takes up its documents; whatever goes wrong makes it `failed` and leaves the others alone."""
+    pool = found.pool
+    opened, troubles = await _open_disks(state, found)
+    if not found.pool.disks:
+        found.state, found.message = "empty", ""
+        return
+    try:
+        why = state.meta.attach(pool.uuid, state.config.pool(pool.uuid) / "meta")
+        if why is not None:
+            message = f"RocksDB of pool {pool.name} was set aside and is made again from the disks: {why}"
+            state.events.add("warning", "metadata-set-aside", message, f"pool/{pool.name}")
+        recovered = await core.call(state.node.pool_open, pool.uuid, opened)
+        await _load_documents(state, found)
+    except SdsError as error:
+        await _give_up(state, found, opened, "; ".join([*troubles, error.detail]))
+        return
+    found.state, found.message = "online", "; ".join(troubles)
+    told = ", ".join(f"{key} {value}" for key, value in recovered.items() if isinstance(value, bool | int | float))
+    state.events.add("info", "pool-opened", f"pool {pool.name} is online ({told})", f"pool/{pool.name}")
+
+
+async def _give_up(state: State, found: PoolState, opened: list[int], why: str) -> None:
+    pool = found.pool
+    for disk in opened:
+        try:
+            await core.call(state.node.disk_close, disk)
+        except SdsError as error:
+            # The core may have closed it itself, together with the pool.
+            log.info("disk %d of pool %s: %s", disk, pool.name, error)
+    state.meta.detach(pool.uuid)
+    first_time = found.message != why
+    found.state, found.message = "failed", why
+    if first_time:
+        state.events.add("error", "pool-failed", f"pool {pool.name} can't be opened: {why}", f"pool/{pool.name}")
+
+
+async def _open_disks(state: State, found: PoolState) -> tuple[list[int], list[str]]:
+    """The core's ids of the disks that carry the pool's label, and what is wrong with the others."""
+    opened: list[int] = []
+    troubles: list[str] = []
+    for disk in found.pool.disks:
+        number = -1
+        try:
+            number = int(str((await core.call(state.node.disk_open, disk.path))["id"]))
+            label = await core.call(state.node.disk_label, number)
+        except SdsError as error:
+            troubles.append(f"disk {disk.path}: {error.detail}")
+            if number >= 0:
+                await core.call(state.node.disk_close, number)
+            continue
+        trouble = _check_label(state, found, disk, label)
+        if trouble is None:
+            opened.append(number)
+            continue
+        await core.call(state.node.disk_close, number)
+        if disk.state == "adding" and label is None:
+            # The engine died between noting the disk and labelling it: it never was part of the pool.
+            found.pool = found.pool.without_disk(disk.uuid)
+            state.db.put_pool(found.pool)
+        else:
+            troubles.append(trouble)
+    return opened, troubles
+
+
+def _check_label(state: State, found: PoolState, disk: Disk, label: dict[str, object] | None) -> str | None:
+    if label is None:
+        return f"disk {disk.path} carries no label of a pool"
+    if label["pool_uuid"] != found.pool.uuid:
+        return f"disk {disk.path} belongs to pool {label['pool_name']} ({label['pool_uuid']})"
+    if label.get("slot_a_error"):
+        message = f"label slot A of {disk.path} is bad ({label['slot_a_error']}); slot {label['slot']} was used"
+        state.events.add("warning", "label-slot-bad", message, f"disk/{disk.uuid}")
+    if disk.state == "adding":
+        found.pool = found.pool.with_disk(replace(disk, state="ready"))
+        state.db.put_pool(found.pool)
+    return None
+
+
+async def _load_documents(state: State, found: PoolState) -> None:
+    """Takes up a pool's volumes, exports and the hosts that they name."""
+    pool = found.pool
+    documents = await core.call(state.node.documents, pool.uuid)
+    by_uuid: dict[str, Volume] = {}
+    for key, data in sorted(documents.items()):
+        if key.startswith("volume/"):
+            volume = await _settle_volume(state, Volume.decode(data, pool.name), pool.uuid)
+            if volume is not None:
+                by_uuid[volume.uuid] = volume
+    wanted: set[str] = set()
+    for key, data in sorted(documents.items()):
+        if not key.startswith("export/"):
+            continue
+        owner = by_uuid.get(key.split("/")[1])
+        if owner is None:
+            await core.call(state.node.document_put, pool.uuid, key, None)
+            continue
+        export = replace(Export.decode(data, pool.name), volume=owner.name)
+        state.exports[export.id] = export
+        wanted.update(export.hosts)
+    for name in sorted(wanted - state.hosts.keys()):
+        data_of_host = documents.get(f"host/{name}")
+        if data_of_host is not None:
+            host = Host.decode(data_of_host)
+            state.hosts[name] = host
+            state.db.put_host(host)
+
+
+async def _settle_volume(state: State, volume: Volume, pool: str) -> Volume | None:
+    """Completes what a crash left half done; None if the volume is not there any more."""
+    if volume.state == "deleting":
+        with contextlib.suppress(NotFound):
+            await core.call(state.node.volume_delete, pool, volume.uuid)
+    else:
+        try:
+            status = await core.call(state.node.volume_status, pool, volume.uuid)
+        except NotFound:
+            if volume.state == "ready":
+                message = f"volume {volume.name} is in the catalog and not in its pool"
+                state.events.add("error", "volume-lost", message, f"volume/{volume.name}")
+                return None
+        else:
+            return await _take_up(state, volume, pool, int(str(status["size_bytes"])))
+    await core.call(state.node.document_put, pool, volume.key, None)
+    return None
+
+
+async def _take_up(state: State, volume: Volume, pool: str, size_bytes: int) -> Volume:
+    name = volume.name
+    if name in state.volumes and state.volumes[name].uuid != volume.uuid:
+        # Names are unique on a node; this pool comes from elsewhere, or was away while the name was given again.
+        name = f"{name[:54]}-{volume.uuid[:8]}"
+        message = f"volume {volume.name} of pool {volume.pool} is called {name}: the name was taken"
+        state.events.add("warning", "volume-renamed", message, f"volume/{name}")
+    ready = replace(volume, name=name, state="ready")
+    if ready != volume:
+        await core.call(state.node.document_put, pool, ready.key, ready.encode())
+    state.volumes[name] = ready
+    state.volume_bytes[ready.uuid] = size_bytes
+    return ready

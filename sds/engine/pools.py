@@ -1,0 +1,277 @@
+"""Pools and their disks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from dataclasses import replace
+
+from sds.engine import admission, core
+from sds.engine.catalog import Disk, Pool, check_tier, now, page
+from sds.engine.state import Item, PoolState, State
+from sds.errors import Conflict, DiskRefused, InUse, InvalidValue, NameTaken, NotFound, SdsError
+from sds.names import EXTENT_BYTES_DEFAULT, check_extent_bytes, check_name
+
+log = logging.getLogger(__name__)
+
+NAMED_MAX = 5  # How many names a refusal lists.
+
+
+class Pools:
+    """Commands about pools and disks."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def pool_create(self, name: str, extent_bytes: int | None = None) -> Item:
+        """Makes a pool, which has no disk at first.
+
+        Returns:
+            item, and new: whether it was made now or was there already.
+
+        Raises:
+            InvalidValue: the name or the extent size is refused.
+            NameTaken: there is one with another extent size.
+        """
+        check_name("name", name)
+        if extent_bytes is not None:
+            check_extent_bytes("extent_bytes", extent_bytes)
+        async with self._state.change:
+            found = self._state.pools.get(name)
+            if found is None:
+                pool = Pool(str(uuid.uuid4()), name, extent_bytes or EXTENT_BYTES_DEFAULT, now())
+                self._state.db.put_pool(pool)
+                self._state.pools[name] = PoolState(pool)
+                self._state.events.add("info", "pool-created", f"pool {name} was created", f"pool/{name}")
+                return {"item": await self._item(self._state.pools[name]), "new": True}
+            if extent_bytes not in {None, found.pool.extent_bytes}:
+                raise NameTaken(
+                    f"pool {name} exists with extents of {found.pool.extent_bytes} bytes", field="extent_bytes"
+                )
+            return {"item": await self._item(found), "new": False}
+
+    async def pool_list(self, limit: int | None = None, cursor: str | None = None) -> Item:
+        """A page of pools, by name."""
+        pools = sorted(self._state.pools.values(), key=lambda one: one.pool.name)
+        shown, following = page(pools, lambda one: one.pool.name, limit, cursor)
+        return {"items": [await self._item(one) for one in shown], "next": following}
+
+    async def pool_get(self, name: str) -> Item:
+        """One pool."""
+        return await self._item(self._state.pool(name))
+
+    async def pool_delete(self, name: str) -> None:
+        """Deletes a pool that holds no volume; its disks are blank after.
+
+        Raises:
+            NotFound: there is none.
+            InUse: it holds volumes, or it failed and what it holds is unknown.
+        """
+        async with self._state.change:
+            found = self._state.pool(name)
+            volumes = self._state.volumes_in(name)
+            if volumes:
+                some = ", ".join(one.name for one in volumes[:NAMED_MAX])
+                raise InUse(f"pool {name} holds {len(volumes)} volumes: {some}", accepted="a pool without volumes")
+            if found.state == "failed":
+                raise InUse(f"pool {name} is not online, so what it holds is unknown: {found.message}")
+            if found.state == "online":
+                await core.call(self._state.node.pool_close, found.pool.uuid)
+                self._state.meta.detach(found.pool.uuid)
+            self._state.db.delete_pool(found.pool.uuid)
+            del self._state.pools[name]
+            for disk in found.pool.disks:
+                await asyncio.to_thread(self._blank, disk)
+            self._state.events.add("info", "pool-deleted", f"pool {name} was deleted", f"pool/{name}")
+
+    def _blank(self, disk: Disk) -> None:
+        try:
+            admission.blank(disk.path)
+        except OSError as error:
+            message = f"disk {disk.path} of a deleted pool still carries its label: {error}"
+            self._state.events.add("warning", "disk-not-blanked", message, f"disk/{disk.uuid}")
+
+    async def disk_add(
+        self,
+        pool: str,
+        path: str,
+        tier: str,
+        *,
+        rank: int | None = None,
+        force: bool = False,
+        create_bytes: int | None = None,
+    ) -> Item:
+        """Adds a disk to a pool.
+
+        Args:
+            force: add it although it carries something, which is lost. A disk in use is refused all the same.
+            create_bytes: make it, a file of so many bytes, if it isn't there.
+
+        Raises:
+            InvalidValue: path, tier or rank are refused.
+            NotFound: there is no such pool.
+            DiskRefused: the disk carries something or is in use.
+        """
+        async with self._state.change:
+            found = self._state.pool(pool)
+            if found.state == "failed":
+                self._state.online_pool(pool)  # It refuses, and says why.
+            tier_rank = check_tier(tier, rank, {disk.tier: disk.rank for disk in found.pool.disks})
+            present = self._present(path)
+            if present is not None:
+                holder, disk = present
+                if holder is not found or disk.tier != tier:
+                    raise DiskRefused(f"{path} is a disk of pool {holder.pool.name}, tier {disk.tier}", field="path")
+                return {"item": await self._disk_item(found, disk), "new": False}
+            new = await self._admit(path, tier, tier_rank, force, create_bytes)
+            number, disk = new
+            try:
+                await self._join(found, number, disk)
+            except SdsError:
+                await self._undo(found, number, disk)
+                raise
+            self._state.events.add(
+                "info", "disk-added", f"disk {disk.path} was added to pool {pool}, tier {tier}", f"disk/{disk.uuid}"
+            )
+            return {"item": await self._disk_item(found, disk), "new": True}
+
+    async def disk_list(self, pool: str | None = None, limit: int | None = None, cursor: str | None = None) -> Item:
+        """A page of disks, by pool and uuid; of one pool if it is named."""
+        pools = [self._state.pool(pool)] if pool is not None else list(self._state.pools.values())
+        disks = sorted(
+            ((one, disk) for one in pools for disk in one.pool.disks),
+            key=lambda pair: (pair[0].pool.name, pair[1].uuid),
+        )
+        shown, following = page(disks, lambda pair: f"{pair[0].pool.name} {pair[1].uuid}", limit, cursor)
+        return {"items": [await self._disk_item(one, disk) for one, disk in shown], "next": following}
+
+    async def disk_get(self, disk: str) -> Item:
+        """One disk, by uuid.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for found in self._state.pools.values():
+            for one in found.pool.disks:
+                if one.uuid == disk:
+                    return await self._disk_item(found, one)
+        raise NotFound(f"there is no disk {disk!r}", field="disk")
+
+    def _present(self, path: str) -> tuple[PoolState, Disk] | None:
+        for found in self._state.pools.values():
+            for disk in found.pool.disks:
+                if admission.same_file(disk.path, path):
+                    return found, disk
+        return None
+
+    async def _admit(self, path: str, tier: str, rank: int, force: bool, create_bytes: int | None) -> tuple[int, Disk]:
+        """Examines and opens a disk; the core's id of it, and its entry."""
+        if path.startswith(admission.MEMORY_PREFIX):
+            if create_bytes is not None:
+                raise InvalidValue("create_bytes", "memory has its size in its path", "memfd:NAME:BYTES alone")
+            return await self._opened(path, tier, rank)
+        if create_bytes is not None:
+            await asyncio.to_thread(admission.create_file, path, create_bytes)
+        candidate = await asyncio.to_thread(admission.examine, path)
+        number, disk = await self._opened(candidate.path, tier, rank)
+        try:
+            label = await core.call(self._state.node.disk_label, number)
+            carries = candidate.carries
+            if label is not None:
+                carries = [f"the label of pool {label['pool_name']} ({label['pool_uuid']})"]
+                if any(one.pool.uuid == label["pool_uuid"] for one in self._state.pools.values()):
+                    raise DiskRefused(f"{path} carries {carries[0]}, a pool of this node", field="path")
+            if not force:
+                replace(candidate, carries=carries).require_blank()
+        except SdsError:
+            await core.call(self._state.node.disk_close, number)
+            raise
+        if not carries:
+            return number, disk
+        # wipefs takes the disk exclusively, so the core has to let go of it meanwhile.
+        await core.call(self._state.node.disk_close, number)
+        await asyncio.to_thread(admission.wipe, candidate.path)
+        self._state.events.add("warning", "disk-wiped", f"{path} carried {' and '.join(carries)}: wiped by force")
+        return await self._opened(candidate.path, tier, rank)
+
+    async def _opened(self, path: str, tier: str, rank: int) -> tuple[int, Disk]:
+        info = await core.call(self._state.node.disk_open, path)
+        size = int(str(info["size_bytes"]))
+        return int(str(info["id"])), Disk(str(uuid.uuid4()), path, tier, rank, size)
+
+    async def _join(self, found: PoolState, number: int, disk: Disk) -> None:
+        """Makes an open disk part of its pool. The node notes it first: a labelled disk must never be forgotten."""
+        node, pool = self._state.node, found.pool
+        found.pool = pool.with_disk(disk)
+        self._state.db.put_pool(found.pool)
+        core_disk: dict[str, object] = {"id": number, "uuid": disk.uuid, "tier": disk.tier, "rank": disk.rank}
+        if found.state == "online":
+            await core.call(node.pool_add_disk, pool.uuid, core_disk)
+        else:
+            self._state.meta.attach(pool.uuid, self._state.config.pool(pool.uuid) / "meta")
+            await core.call(node.pool_create, pool.uuid, pool.name, pool.extent_bytes, [core_disk])
+            found.state, found.message = "online", ""
+        found.pool = found.pool.with_disk(replace(disk, state="ready"))
+        self._state.db.put_pool(found.pool)
+
+    async def _undo(self, found: PoolState, number: int, disk: Disk) -> None:
+        if found.state == "empty":
+            self._state.meta.detach(found.pool.uuid)
+        found.pool = found.pool.without_disk(disk.uuid)
+        self._state.db.put_pool(found.pool)
+        try:
+            await core.call(self._state.node.disk_close, number)
+        except SdsError as error:
+            log.info("disk %s was not added and its close was refused: %s", disk.path, error)
+
+    async def _item(self, found: PoolState) -> Item:
+        pool, status = found.pool, await self._status(found)
+        volumes = self._state.volumes_in(pool.name)
+        provisioned = sum(self._state.volume_bytes[volume.uuid] for volume in volumes)
+        capacity = _number(status, "capacity_bytes")
+        return {
+            "name": pool.name,
+            "uuid": pool.uuid,
+            "state": found.state,
+            "message": found.message,
+            "extent_bytes": pool.extent_bytes,
+            "capacity_bytes": capacity,
+            "allocated_bytes": _number(status, "allocated_bytes"),
+            "free_bytes": _number(status, "free_bytes"),
+            "provisioned_bytes": provisioned,
+            "overcommit": round(provisioned / capacity, 3) if capacity else None,
+            "disks": len(pool.disks),
+            "volumes": len(volumes),
+            "created": pool.created,
+        }
+
+    async def _disk_item(self, found: PoolState, disk: Disk) -> Item:
+        status = await self._status(found)
+        disks = status.get("disks")
+        known: dict[str, Item] = {one["uuid"]: one for one in disks} if isinstance(disks, list) else {}
+        of_core = known.get(disk.uuid, {})
+        default = "missing" if found.state == "online" else "offline"
+        return {
+            "uuid": disk.uuid,
+            "path": disk.path,
+            "pool": found.pool.name,
+            "tier": disk.tier,
+            "rank": disk.rank,
+            "state": str(of_core.get("state", default)),
+            "size_bytes": disk.size_bytes,
+            "capacity_bytes": _number(of_core, "capacity_bytes"),
+            "allocated_bytes": _number(of_core, "allocated_bytes"),
+        }
+
+    async def _status(self, found: PoolState) -> dict[str, object]:
+        if found.state != "online":
+            return {}
+        try:
+            return await core.call(self._state.node.pool_status, found.pool.uuid)
+        except NotFound as error:
+            raise Conflict(f"pool {found.pool.name} is being closed") from error
+
+
+def _number(values: dict[str, object], key: str) -> int:
+    return int(str(values.get(key, 0)))
