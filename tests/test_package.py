@@ -27,7 +27,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         (entry_points,) = (name for name in names if name.endswith("/entry_points.txt"))
         assert "sds=sds.cli:main" in packed.read(entry_points).decode().replace(" ", "")
     assert {name.split("/")[0].partition("-")[0].partition(".")[0] for name in names} == {"sds"}
-    for wanted in ("sds/cli.py", "sds/_core.pyi", "sds/py.typed"):
+    for wanted in ("sds/__init__.py", "sds/_core.pyi", "sds/py.typed"):
         assert wanted in names
+    assert [name for name in names if name in {"sds/cli.py", "sds/cli/__init__.py"}]
     assert [name for name in names if name.startswith("sds/_core") and name.endswith(".so")]
     assert not [name for name in names if "__pycache__" in name]

@@ -101,7 +101,7 @@ def wildcard_arms(code: str) -> Iterator[int]:
     for found in re.finditer(r"\bmatch\b[^{};]*\{", code):
         body = code[found.end() : block_end(code, found.end() - 1)]
         arms = re.sub(r"\{[^{}]*\}", lambda inner: re.sub(r"[^\n]", " ", inner[0]), body)
-        if re.search(r"\b(?:Error)?Kind::\w+[^=]*=>", arms) and (arm := re.search(r"(?:^|[,}\s])_\s*=>", arms)):
+        if re.search(r"\bErrorKind::\w+[^=]*=>", arms) and (arm := re.search(r"(?:^|[,}\s])_\s*=>", arms)):
             yield code.count("\n", 0, found.end() + arm.end()) + 1
 
 
@@ -261,8 +261,8 @@ def test_the_rust_reader_sees_code_and_only_code() -> None:
     fn declared(&self);
     fn table(kind: Kind) -> u8 {
         match kind {
-            Kind::NoSpace => 1,
-            Kind::Busy { retry } => { 2 }
+            ErrorKind::NoSpace => 1,
+            ErrorKind::Busy { retry } => { 2 }
             _ => 3,
         }
     }
