@@ -1,7 +1,8 @@
 //! An NVMe/TCP target that only receives and answers: what is left of a request's cost with it is the front end's.
 //!
-//! `sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]` prints the address and the NQN, and serves until it is killed. With
-//! `memory` the namespace is a real one in RAM (64 MiB, one core); else reads give the same bytes, writes go nowhere.
+//! `sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]` prints the address and the NQN, and serves until it is
+//! killed. With `memory` the namespace is a real one in RAM (512 MiB, one core); else reads give the same bytes and
+//! writes go nowhere.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use sds_uring::Disks;
 
 const NQN: &str = "nqn.2026-11.io.sds:bench.null";
 const NULL_BYTES: u64 = 1 << 40;
-const MEMORY_BYTES: u64 = 64 << 20;
+const MEMORY_BYTES: u64 = 512 << 20;
 
 fn serve(address: SocketAddr, cores: usize, memory: bool, spin_us: u32) -> std::io::Result<Targets> {
     let options = TargetsOptions { cores, spin_us, ..TargetsOptions::default() };
