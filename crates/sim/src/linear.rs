@@ -1,4 +1,4 @@
-//! A small engine for the simulator's own tests: each volume is a region of a disk, its table is in the metadata store.
+//! A small engine for the simulator's own tests; the binary runs it until the pool is connected: each volume is a region of a disk, its table is in the metadata store.
 //! It is right by being simple, so what the oracle says of it is the oracle's own doing; its defects are put in.
 
 use std::cell::{Cell, RefCell};
@@ -10,6 +10,7 @@ use sds_io::sync::Event;
 use sds_io::{Buffer, DiskId, Io, IoError, ReadBytes, Slice};
 
 use crate::engine::{DynDevice, Engine, Health, Listed, Refusal, Refused, Surroundings};
+use crate::knobs::Knobs;
 use crate::world::SimIo;
 
 const REGION_BYTES: u64 = 320 << 20;
@@ -33,6 +34,7 @@ impl Row {
     }
 }
 
+/// The engine.
 pub struct Linear {
     around: Surroundings,
     volumes: RefCell<BTreeMap<[u8; 16], Rc<Region>>>,
@@ -293,24 +295,28 @@ impl Engine for Linear {
     }
 }
 
+/// What this engine needs: room for its regions, small volumes (their creation writes zeros), a metadata store that is
+/// never lost, and hosts that wait for their answers (its lock would stay locked).
+#[must_use]
+pub fn suited(mut knobs: Knobs) -> Knobs {
+    knobs.meta_lost_per_mille = 0;
+    knobs.drop_per_mille = 0;
+    knobs.volume_bytes.iter_mut().for_each(|bytes| *bytes = (*bytes).min(16 << 20));
+    knobs.disks.iter_mut().for_each(|disk| disk.size_bytes = 32 << 30);
+    knobs
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knobs::{Knobs, Planted};
+    use crate::knobs::Planted;
     use crate::report::Counters;
     use crate::run::{Outcome, run};
 
     fn one(seed: u64, planted: Planted) -> Outcome {
         crate::panics::catch_here();
-        let mut knobs = Knobs::new(seed, 500);
+        let mut knobs = suited(Knobs::new(seed, 500));
         knobs.planted = planted;
-        knobs.meta_lost_per_mille = 0;
-        // Its lock would stay locked.
-        knobs.drop_per_mille = 0;
-        // Its creation writes zeros, so its volumes are small.
-        knobs.volume_bytes.iter_mut().for_each(|bytes| *bytes = (*bytes).min(16 << 20));
-        for disk in &mut knobs.disks {
-            disk.size_bytes = 32 << 30;
-        }
         run::<Linear>(knobs)
     }
 

@@ -42,6 +42,8 @@ const KILL_EFFECTS_MAX: u64 = 400;
 const FULL_OPERATIONS: u32 = 12;
 /// Volumes grow to about this.
 const VOLUME_BYTES_MAX: u64 = 256 << 20;
+/// Within this time all that was discarded is free again.
+const GIVE_BACK_S_MAX: u32 = 120;
 /// A host that gives up does so within this time.
 const PATIENCE_US_MAX: u64 = 20_000;
 const PAUSE_MS_MAX: u64 = 12_000;
@@ -155,7 +157,10 @@ impl<E: Engine> Run<E> {
         if !stops {
             scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
         }
-        let alive = self.settle_to(scheduler, 1)? && (!last || self.verify(scheduler, &engine)?);
+        let mut alive = self.settle_to(scheduler, 1)? && (!last || self.verify(scheduler, &engine)?);
+        if alive && last && !self.knobs.faulty() {
+            alive = self.give_all_back(scheduler, &engine)?;
+        }
         self.count_laps(&engine, before);
         if !alive || !stops {
             return Ok(Ended::Dead);
@@ -357,6 +362,28 @@ impl<E: Engine> Run<E> {
         self.settle_to(scheduler, 1)
     }
 
+    // Discards everything: then nothing may stay allocated, whatever was refused, given up or killed before.
+    fn give_all_back(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
+        for volume in live {
+            let whole = smallvec::smallvec![(0, volume.sectors())];
+            self.ask_patiently(scheduler, engine, volume.no, Ask::Discard(whole));
+            if !self.settle_to(scheduler, 1)? {
+                return Ok(false);
+            }
+        }
+        for _ in 0..GIVE_BACK_S_MAX {
+            if engine.health().allocated_bytes == 0 {
+                return Ok(true);
+            }
+            self.quiet_until_ns = (self.world.now() + Duration::from_secs(1)).as_nanos() as u64;
+            if !self.settle_to(scheduler, 1)? {
+                return Ok(false);
+            }
+        }
+        Err(format!("{} bytes stay allocated when everything was discarded", engine.health().allocated_bytes))
+    }
+
     // Runs until fewer than `depth` requests are open and the hosts are not quiet any more; false if the process died.
     fn settle_to(&mut self, scheduler: &mut Scheduler, depth: usize) -> Result<bool, String> {
         loop {
@@ -393,13 +420,21 @@ impl<E: Engine> Run<E> {
     }
 
     fn ask(&mut self, scheduler: &Scheduler, engine: &Rc<E>, volume: VolumeNo, ask: Ask) {
+        let patience = self.random.chance(self.knobs.drop_per_mille);
+        let patience = patience.then(|| Duration::from_micros(self.random.between(1, PATIENCE_US_MAX)));
+        self.send(scheduler, engine, volume, ask, patience);
+    }
+
+    fn ask_patiently(&mut self, scheduler: &Scheduler, engine: &Rc<E>, volume: VolumeNo, ask: Ask) {
+        self.send(scheduler, engine, volume, ask, None);
+    }
+
+    fn send(&mut self, scheduler: &Scheduler, engine: &Rc<E>, volume: VolumeNo, ask: Ask, patience: Option<Duration>) {
         let core = self.random.index(self.knobs.cores);
         let uuid = self.hosts.borrow_mut().known(volume).uuid;
         match engine.device(core, uuid) {
             Some(device) => {
                 self.touch();
-                let patience = self.random.chance(self.knobs.drop_per_mille);
-                let patience = patience.then(|| Duration::from_micros(self.random.between(1, PATIENCE_US_MAX)));
                 let task = self.context(scheduler).submit(device, volume, ask, patience);
                 scheduler.spawners()[core].spawn(task);
             }
