@@ -1,5 +1,6 @@
-//! A small engine for the simulator's own tests; the binary runs it until the pool is connected: each volume is a region of a disk, its table is in the metadata store.
-//! It is right by being simple, so what the oracle says of it is the oracle's own doing; its defects are put in.
+//! A small engine for the simulator's own tests: each volume is a region of a disk, its table is in the metadata store.
+//! It is right by being simple, so what the oracle says of it is the oracle's own doing; its defects are put in. The
+//! binary runs it until the pool is connected.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
