@@ -1,6 +1,6 @@
 //! A deterministic world for the engine.
 //!
-//! The engine does I/O through the traits of `sds-io` alone; here they are a world in which one seed decides everything:
+//! The engine does I/O through the traits of `sds-io` alone; here they are a world in which a seed decides all:
 //! the order in which tasks run, how long a disk takes, what a power cut leaves, when the process is killed. The same
 //! seed gives the same run, to the bit. An oracle knows what each sector of each volume may be.
 //!

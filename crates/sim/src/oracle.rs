@@ -9,7 +9,7 @@
 //!   the other one there ("settled").
 //! - *Surely*: it was answered, or found by such a read. A process crash takes nothing of that back; a change that was
 //!   open then may or may not have taken effect.
-//! - *Power cut*: what was answered and not flushed is no longer sure; what was flushed is. So a sector holds the newest
+//! - *Power cut*: what was answered and not flushed is no longer sure; what was flushed is. So a sector has the newest
 //!   flushed change or any that came after it, never one from before it and never anything else.
 //!
 //! Sectors are judged one by one, which allows a write torn between sectors, as a disk of 512-byte blocks may leave it.
