@@ -67,7 +67,7 @@ impl Controller {
         Ok(Answer::Later)
     }
 
-    /// Only event requests can be aborted: all else is either done already or with its device, which can't give it back.
+    /// Only event requests can be aborted: all else is done already, or with its device, which can't give it back.
     /// The result's bit 0 says "not aborted", which the host must expect at any time (Base section 5.1).
     fn abort(&mut self, sqe: &Sqe) -> Result<Answer, Refusal> {
         let (queue_id, cid) = (sqe.cdw10.get() as u16, (sqe.cdw10.get() >> 16) as u16);

@@ -4,18 +4,20 @@
 //! and the I/O queues of one association share a `Controller`. It is plain data: keep it in an
 //! `Arc<Mutex<Controller>>`, found by its id. **It is needed only for the events below, never for an I/O command.**
 //!
-//! | event | answer |
-//! |---|---|
-//! | [`Event::Connect`], `queue_id` 0 | choose a free controller id; `Controller::new(identity, &request, &subsystem)` gives `(controller, acceptance)`, or a [`ConnectRefusal`]; then `queue.accept(now, acceptance)` or `queue.refuse(now, refusal)` |
-//! | [`Event::Connect`], `queue_id` n | find the controller by `request.controller_id` (unknown: `ConnectRefusal::UnknownController`); `controller.connect_io(&request, &subsystem)`; then `queue.accept` or `queue.refuse` |
-//! | [`Event::Admin`] | `queue.run_admin(now, &mut controller, &subsystem)`: runs all waiting admin commands |
-//! | [`Event::QueuesDeleted`] | the host reset or shut down its controller: `queue.close()` on each of its I/O queues |
-//! | [`Event::Refused`] | `controller.note_refused(&refused)`: fills the error log page |
+//! How the glue answers:
+//!
+//! - [`Event::Connect`] with `queue_id` 0: choose a free id; `Controller::new(identity, &request, &subsystem)` gives the controller and an [`Acceptance`], or a [`ConnectRefusal`]; then `queue.accept(now, acceptance)` or
+//!   `queue.refuse(now, refusal)`. It may take its time.
+//! - [`Event::Connect`] with another `queue_id`: find the controller by `request.controller_id` (none:
+//!   [`ConnectRefusal::UnknownController`]); `controller.connect_io(&request, &subsystem)`; then the same.
+//! - [`Event::Admin`]: `queue.run_admin(now, &mut controller, &subsystem)` runs all waiting admin commands.
+//! - [`Event::QueuesDeleted`]: `queue.close()` on each of the controller's I/O queues.
+//! - [`Event::Refused`]: `controller.note_refused(&refused)` fills the error log page.
 //!
 //! What the glue does of its own accord:
 //!
-//! - A connection ended: an I/O queue's: `controller.disconnect_io(queue_id)`; the admin queue's: the controller is gone,
-//!   so `queue.close()` on each of its I/O queues. `queue.peer()` says who it was.
+//! - A connection ended: an I/O queue's: `controller.disconnect_io(queue_id)`; the admin queue's: the controller is
+//!   gone, so `queue.close()` on each of its I/O queues. `queue.peer()` says who it was.
 //! - A volume was resized: `controller.namespace_changed(nsid)` for each controller of its subsystem, then
 //!   `queue.run_admin(..)` on its admin queue, on that queue's thread: this sends the event to the host.
 //! - The set of exports changed: `controller.discovery_changed()` on each discovery controller, then `run_admin`.
@@ -58,7 +60,7 @@ impl Default for QueueLimits {
 /// A matter that the queue can't decide alone.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A host wants to bind this connection to a queue of a controller. It must send no further command until the answer.
+    /// A host wants to bind this connection to a queue of a controller. It may send no command until the answer.
     Connect(Box<ConnectRequest>),
     /// Admin commands wait (or the keep-alive time changed): call `run_admin`.
     Admin,

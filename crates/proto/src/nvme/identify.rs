@@ -1,7 +1,7 @@
 //! Identify (Base 2.0c section 5.17, NVM 1.0c section 4.1.5).
 //!
-//! What is said is what is kept: no atomic writes beyond one block (AWUPF 0), since a disk below may tear larger ones at
-//! a power cut; granularities are the device's own.
+//! What is said is what is kept: no atomic writes beyond one block (AWUPF 0), since a disk below may tear larger ones
+//! at a power cut; granularities are the device's own.
 
 use alloc::vec::Vec;
 

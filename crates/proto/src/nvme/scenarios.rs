@@ -9,9 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::event::{DISCOVERY_NQN, DiscoveryEntry, Event, QueueLimits};
 use super::initiator::{Config, Data, Progress};
-use super::pair::{
-    BLOCKS, Pair, World, admin_queue, association, config, identify, log_page, property_sqe,
-};
+use super::pair::{BLOCKS, Pair, World, admin_queue, association, config, identify, log_page, property_sqe};
 use super::pdu::Digests;
 use super::spec::command::{DsmRange, Sqe, admin, fctype, io, property};
 use super::spec::identify::{IdentifyController, IdentifyNamespace, cns};
@@ -159,7 +157,10 @@ fn a_refusal_names_the_field_and_the_error_log_page_keeps_it() {
     assert_eq!(refused(read(1, 0, 2048), Data::Read(2049 * 512)), Status::INVALID_FIELD);
     assert_eq!(refused(read(1, 0, 0), Data::Read(1024)), Status::DATA_SGL_LENGTH_INVALID);
     assert_eq!(refused(read(1, 0, 0), Data::WriteControl(alloc::vec![0; 512])), Status::SGL_TYPE_INVALID);
-    assert_eq!(refused(Sqe { opcode: io::FLUSH, ..read(1, 0, 0) }, Data::WriteControl(alloc::vec![0; 8])), Status::INVALID_FIELD);
+    assert_eq!(
+        refused(Sqe { opcode: io::FLUSH, ..read(1, 0, 0) }, Data::WriteControl(alloc::vec![0; 8])),
+        Status::INVALID_FIELD
+    );
     assert_eq!(refused(Sqe { opcode: 0x7d, ..read(1, 0, 0) }, Data::None), Status::INVALID_OPCODE);
     // PRINFO of a namespace without protection information.
     assert_eq!(refused(read(1, 0, 1 << 29), Data::Read(512)), Status::INVALID_FIELD);
@@ -226,9 +227,8 @@ fn the_controller_is_enabled_reset_and_shut_down_by_its_properties() {
     pair.settle(&mut world);
     let early = pair.run(&mut world, identify(cns::CONTROLLER, 0), Data::ReadControl(4096));
     assert_eq!(early.status, Status::COMMAND_SEQUENCE_ERROR);
-    let mut property = |kind, attrib, offset, value| {
-        pair.run(&mut world, property_sqe(kind, attrib, offset, value), Data::None)
-    };
+    let mut property =
+        |kind, attrib, offset, value| pair.run(&mut world, property_sqe(kind, attrib, offset, value), Data::None);
     let cap = property(fctype::PROPERTY_GET, 1, property::CAP, 0).result;
     // MQES 1023, CQR, TO 1, CSS bit 37, CRWMS bit 59.
     assert_eq!(cap, 1023 | 1 << 16 | 1 << 24 | 1 << 37 | 1 << 59);

@@ -1,6 +1,6 @@
 //! Status codes (Base 2.0c section 3.3.3.2.1), and which of them answers which failure of a device.
 //!
-//! DNR (do not retry) is set where the same command would fail again: Linux retries everything else at once, five times.
+//! DNR (do not retry) is set where the same command would fail again: Linux retries all else at once, five times.
 
 use sds_block::ErrorKind;
 

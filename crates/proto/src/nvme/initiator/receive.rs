@@ -193,7 +193,7 @@ impl Initiator {
             return Err(Fault::field(8, "CCCID of R2T is that of no open write", cid.into()));
         };
         if offset != slot.moved || bytes == 0 || bytes > slot.bytes - slot.moved {
-            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 12, "R2T asks for data out of turn", offset.into()));
+            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 0, "R2T asks for data out of turn", offset.into()));
         }
         slot.moved += bytes;
         self.out.push_back(Out::Data { cid, ttag: pdu.ttag.get(), offset, end: offset + bytes });
@@ -207,7 +207,7 @@ impl Initiator {
             return Err(Fault::field(8, "CCCID of C2HData is that of no open read", cid.into()));
         };
         if bytes as usize != parts.data_bytes || offset != slot.moved || bytes > slot.bytes - slot.moved {
-            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 12, "C2HData lies outside what was asked", offset.into()));
+            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 0, "C2HData lies outside what was asked", offset.into()));
         }
         let ends = offset + bytes == slot.bytes;
         self.incoming.success = pdu.header.flags & flags::SUCCESS != 0;

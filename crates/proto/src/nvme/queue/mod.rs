@@ -23,12 +23,12 @@ use sds_block::{BlockError, ErrorKind};
 
 use self::receive::{Incoming, Stage};
 use self::slot::{Kind, Slots, State};
-use self::transmit::{Out, Sending};
+use self::transmit::{Out, Sending, cqe};
 use super::controller::{Answer, Controller, Counters};
 use super::event::{Acceptance, ConnectRefusal, ConnectRequest, Event, Peer, QueueLimits, RefusedCommand, Subsystem};
 use super::io::{Op, Refusal, dsm_ranges};
 use super::pdu::{Digests, Encoder, Fault};
-use super::spec::command::{Cqe, Sqe};
+use super::spec::command::Sqe;
 use super::status::{Status, of_refusal};
 use crate::connection::{Connection, Piece, Receive, Submit, Tag, Termination, Unit};
 
@@ -249,15 +249,13 @@ impl Queue {
             // Nothing follows a termination request, and nobody waits for an answer on a connection that was given up.
             return;
         }
-        // Without flow control the field is 0xffff (Base 2.0c section 6.3): the host keeps count itself.
-        let sqhd = if self.flow_control_disabled { 0xffff } else { self.sqhd };
-        self.out.push_back(Out::Cqe(Cqe {
-            result: result.into(),
-            sqhd: sqhd.into(),
-            sqid: 0.into(),
-            cid: cid.into(),
-            status: status.to_wire().into(),
-        }));
+        let sqhd = self.head();
+        self.out.push_back(Out::Cqe(cqe(cid, status, result, sqhd)));
+    }
+
+    /// SQHD. Without flow control the field is 0xffff (Base 2.0c section 6.3): the host keeps count itself.
+    fn head(&self) -> u16 {
+        if self.flow_control_disabled { 0xffff } else { self.sqhd }
     }
 
     /// Refuses a command for one of its fields, and has it noted in the controller's error log.
@@ -404,7 +402,8 @@ impl Connection for Queue {
             self.counters.note(op, data_bytes);
             if op == Op::Read && self.stage != Stage::Ended {
                 slot.state = State::Sending;
-                self.out.push_back(Out::Read(tag.0));
+                let sqhd = self.head();
+                self.out.push_back(Out::Read(tag.0, sqhd));
                 return;
             }
         }

@@ -149,7 +149,11 @@ impl Queue {
                 check(header, size_of::<CapsuleCmd>(), self.digests, IN_CAPSULE_BYTES_MAX).map(Stage::Capsule)
             }
             (kind::H2C_DATA, false) => {
-                let parts = check(header, size_of::<DataPdu>(), self.digests, H2C_DATA_BYTES_MAX)?;
+                let parts = check(header, size_of::<DataPdu>(), self.digests, usize::MAX)?;
+                if parts.data_bytes > H2C_DATA_BYTES_MAX {
+                    let reason = "H2CData has more data than MAXH2CDATA";
+                    return Err(Fault::new(fes::DATA_LIMIT_EXCEEDED, 0, reason, parts.data_bytes as u64));
+                }
                 if parts.data_bytes == 0 {
                     return Err(Fault::field(4, "PLEN of H2CData leaves no data", plen as u64));
                 }
@@ -359,11 +363,8 @@ impl Queue {
         let index = pdu.ttag.get();
         let controls = !matches!(self.slots[index].kind, Kind::Io(Op::Write { .. } | Op::Compare));
         self.incoming.digest = Crc32c::default();
-        self.stage = if controls {
-            Stage::Control(index, pdu.datal.get())
-        } else {
-            Stage::Payload(index, pdu.datal.get())
-        };
+        self.stage =
+            if controls { Stage::Control(index, pdu.datal.get()) } else { Stage::Payload(index, pdu.datal.get()) };
     }
 
     fn check_h2c_data(&self, pdu: &DataPdu, data_bytes: usize) -> Result<(), Fault> {
@@ -375,14 +376,14 @@ impl Queue {
         }
         if pdu.datao.get() != slot.received {
             let reason = "DATAO of H2CData does not follow what came";
-            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 12, reason, pdu.datao.get().into()));
+            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 0, reason, pdu.datao.get().into()));
         }
         let (datal, left) = (pdu.datal.get(), slot.data_bytes - slot.received);
         if datal as usize != data_bytes {
             return Err(Fault::field(16, "DATAL of H2CData does not fit PLEN", datal.into()));
         }
         if datal > left {
-            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 16, "DATAL of H2CData is above R2TL", datal.into()));
+            return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 0, "DATAL of H2CData is above R2TL", datal.into()));
         }
         if (pdu.header.flags & flags::LAST_PDU != 0) != (datal == left) {
             return Err(Fault::field(1, "LAST_PDU of H2CData is not where R2TL ends", pdu.header.flags.into()));

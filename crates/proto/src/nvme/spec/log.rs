@@ -89,7 +89,7 @@ pub struct ErrorEntry {
     /// Transport specific, reserved.
     pub reserved40: [u8; 24],
 }
-layout!(ErrorEntry, 64, sqid @ 8, cid @ 10, status @ 12, location @ 14, lba @ 16, nsid @ 24, trtype @ 29, specific @ 32);
+layout!(ErrorEntry, 64, sqid @ 8, cid @ 10, status @ 12, location @ 14, lba @ 16, nsid @ 24, trtype @ 29);
 
 /// SMART / health (Base figure 207).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -120,7 +120,7 @@ pub struct Smart {
     /// Temperatures, reserved.
     pub reserved192: [u8; 320],
 }
-layout!(Smart, 512, temperature @ 1, spare @ 3, units_read @ 32, units_written @ 48, reads @ 64, writes @ 80, errors @ 176);
+layout!(Smart, 512, temperature @ 1, spare @ 3, units_read @ 32, units_written @ 48, reads @ 64, errors @ 176);
 
 /// Firmware slots (Base figure 209).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
