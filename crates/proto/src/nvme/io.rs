@@ -15,6 +15,8 @@ use super::status::Status;
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 /// Ranges of one Dataset Management command (NR is 8 bits, 0-based).
 pub const DSM_RANGES_MAX: usize = 256;
+/// And the bytes that they take.
+const DSM_BYTES_MAX: u32 = (DSM_RANGES_MAX * size_of::<DsmRange>()) as u32;
 
 /// Why a command is refused, and the parameter error location: the byte in bits 7:0, the bit in bits 10:8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub enum Op {
 pub struct Io {
     /// What is done.
     pub op: Op,
-    /// Where; nothing for Flush and Discard.
+    /// Where; nothing for Flush; for Discard its count is that of the ranges (NR).
     pub range: LbaRange,
     /// Bytes of data, either way.
     pub data_bytes: u32,
@@ -166,8 +168,10 @@ pub fn parse(sqe: &Sqe, block_bytes: u32) -> Result<Io, Refusal> {
         io::DSM => {
             let ranges = (sqe.cdw10.get() & 0xff) + 1;
             let deallocate = sqe.cdw11.get() & DSM_DEALLOCATE != 0;
-            let data_bytes = ranges * size_of::<DsmRange>() as u32;
-            Ok(Io { op: Op::Discard { deallocate }, range: none, data_bytes })
+            // Linux sends room for 256 ranges, however few it has: what is beyond NR is received and ignored.
+            let needed = ranges * size_of::<DsmRange>() as u32;
+            let data_bytes = sqe.sgl.length.get().clamp(needed, DSM_BYTES_MAX);
+            Ok(Io { op: Op::Discard { deallocate }, range: LbaRange::new(0, ranges.into()), data_bytes })
         }
         _ => Err(Refusal::new(Status::INVALID_OPCODE, 0, 0)),
     }
@@ -213,11 +217,11 @@ pub fn check_sgl(sqe: &Sqe, direction: Direction, data_bytes: u32, capsule_bytes
     Ok(source)
 }
 
-/// The ranges of a Dataset Management command's data, empty ones left out.
+/// The first `count` ranges of a Dataset Management command's data, empty ones left out.
 #[must_use]
-pub fn dsm_ranges(data: &[u8]) -> Vec<LbaRange> {
+pub fn dsm_ranges(data: &[u8], count: usize) -> Vec<LbaRange> {
     let whole = data.len() - data.len() % size_of::<DsmRange>();
     let Ok(ranges) = <[DsmRange]>::ref_from_bytes(&data[..whole]) else { unreachable!("the length is a multiple") };
-    let given = ranges.iter().map(|range| LbaRange::new(range.slba.get(), u64::from(range.blocks.get())));
+    let given = ranges.iter().take(count).map(|range| LbaRange::new(range.slba.get(), u64::from(range.blocks.get())));
     given.filter(|range| range.count.0 != 0).collect()
 }

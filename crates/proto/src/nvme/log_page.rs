@@ -191,7 +191,7 @@ fn discovery_record(entry: &DiscoveryEntry) -> DiscoveryRecord {
     record.trtype = 3;
     record.adrfam = if entry.ipv6 { 2 } else { 1 };
     record.subtype = if entry.discovery { 3 } else { 2 };
-    record.treq = 0b110;
+    record.treq = 0b100;
     record.portid = entry.port_id.into();
     record.cntlid = 0xffff.into();
     record.asqsz = 128.into();

@@ -138,6 +138,14 @@ fn dataset_management_takes_256_ranges_and_ignores_hints() {
     let hint = Sqe { cdw11: 1.into(), ..dsm };
     assert_eq!(pair.run(&mut world, hint, data()).status, Status::SUCCESS);
     assert_eq!(world.disk.asked.len(), 1, "a hint asks the device for nothing");
+    // Linux gives 4096 bytes for any number of ranges; NR 0 is one.
+    let one = Sqe { cdw10: 0.into(), ..dsm };
+    assert_eq!(pair.run(&mut world, one, data()).status, Status::SUCCESS);
+    assert_eq!(world.disk.asked[1], Command::Discard(alloc::vec![LbaRange::new(0, 8)]));
+    let short = Data::WriteControl(ranges[..255].as_bytes().to_vec());
+    assert_eq!(pair.run(&mut world, dsm, short).status, Status::DATA_SGL_LENGTH_INVALID);
+    let long = Data::WriteControl(alloc::vec![0; 8192]);
+    assert_eq!(pair.run(&mut world, dsm, long).status, Status::DATA_SGL_LENGTH_INVALID);
 }
 
 #[test]

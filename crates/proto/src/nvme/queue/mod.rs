@@ -375,7 +375,9 @@ impl Connection for Queue {
             let slot = &mut self.slots[index];
             let Kind::Io(op) = slot.kind else { unreachable!("admin commands never get ready for a device") };
             let ranges = match op {
-                Op::Discard { deallocate: true } => dsm_ranges(&core::mem::take(&mut slot.control)),
+                Op::Discard { deallocate: true } => {
+                    dsm_ranges(&core::mem::take(&mut slot.control), slot.range.count.0 as usize)
+                }
                 _ => Vec::new(),
             };
             if matches!(op, Op::Discard { .. }) && ranges.is_empty() {

@@ -162,7 +162,7 @@ pub struct DiscoveryRecord {
     pub adrfam: u8,
     /// SUBTYPE: 2: with namespaces; 3: this discovery subsystem.
     pub subtype: u8,
-    /// TREQ: bits 1:0 2: a secure channel is not required; bit 2: SQ flow control may be disabled.
+    /// TREQ: bits 1:0 0: nothing is said about secure channels; bit 2: SQ flow control may be disabled.
     pub treq: u8,
     /// PORTID.
     pub portid: U16,
