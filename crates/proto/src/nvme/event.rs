@@ -6,7 +6,7 @@
 //!
 //! How the glue answers:
 //!
-//! - [`Event::Connect`] with `queue_id` 0: choose a free id; `Controller::new(identity, &request, &subsystem)` gives the
+//! - [`Event::Connect`] with `queue_id` 0: choose a free id; `Controller::new(identity, &request, &subsystem)` gives a
 //!   controller and an [`Acceptance`], or a [`ConnectRefusal`]; then `queue.accept(now, acceptance)` or
 //!   `queue.refuse(now, refusal)`. It may take its time.
 //! - [`Event::Connect`] with another `queue_id`: find the controller by `request.controller_id` (none:
