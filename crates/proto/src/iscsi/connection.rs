@@ -1,7 +1,7 @@
 //! The machine of one connection, which is also one session: MaxConnections is 1, ErrorRecoveryLevel is 0.
 //!
-//! A payload [`Piece`] of 0 bytes with `last` lets go of whatever buffer the shell holds for its tag: what was received
-//! for a task that failed or was aborted, or what a device has read for one.
+//! A payload [`Piece`] of 0 bytes with `last` lets go of what a device has read for a task that was aborted, or for a
+//! VERIFY. What was received for a task that failed is let go when its tag is used again.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -170,7 +170,7 @@ impl TargetConnection {
         }
     }
 
-    fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.termination.is_some() || self.closing
     }
 

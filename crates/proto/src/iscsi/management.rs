@@ -158,13 +158,10 @@ impl TargetConnection {
         }
     }
 
-    /// An aborted task is at rest: its buffer is let go and its slot freed, without an answer.
+    /// An aborted task is at rest: what was read for it is let go and its slot freed, without an answer.
     pub(super) fn leave(&mut self, tag: u16) {
         let task = self.tasks.get(tag);
         task.state = State::Leaving;
-        if !task.immediate {
-            self.sequence.room += 1;
-        }
         self.tx.queue.push_back(Out::Release(tag, After::End));
     }
 }

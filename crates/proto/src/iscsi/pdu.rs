@@ -1,4 +1,5 @@
-//! The basic header segment of every PDU (RFC 7143 11). Layouts and names of bits; nothing else. Numbers are big-endian.
+//! The basic header segment of every PDU (RFC 7143 11). Layouts and names of bits; nothing else. Numbers are
+//! big-endian.
 
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -229,7 +230,8 @@ bhs! {
 }
 
 bhs! {
-    /// Responses whose only field is a code: Task Management Function (11.6), Logout (11.15), Text (11.11), NOP-In (11.19).
+    /// Responses whose only field is a code: Task Management Function (11.6), Logout (11.15), Text (11.11), NOP-In
+    /// (11.19).
     Answer {
         /// 20h, 22h, 24h, 26h.
         opcode: u8,

@@ -76,8 +76,8 @@ pub struct Task {
     pub data_sn: u32,
     /// How many R2Ts were sent.
     pub r2t_sn: u32,
-    /// A payload buffer of this tag may exist and was not submitted.
-    pub buffered: bool,
+    /// A device has answered with bytes that are not sent.
+    pub answered: bool,
     /// The parameter list; or the answer's bytes.
     pub bytes: Vec<u8>,
     /// Bytes to send.

@@ -179,7 +179,6 @@ impl TargetConnection {
         let sink = if matches!(task.job, Job::Parameters(_)) {
             Sink::Parameters(tag)
         } else {
-            task.buffered = true;
             if task.held == 0 {
                 task.held = task.take as usize;
                 self.in_flight += task.held;
@@ -245,6 +244,9 @@ impl TargetConnection {
 
     /// Lets in what waited for bytes in flight, in order.
     pub(super) fn let_in(&mut self) {
+        if self.is_ending() {
+            return;
+        }
         while let Some(&tag) = self.waiting.front() {
             let task = self.tasks.peek(tag);
             let bytes = match &task.job {
@@ -319,7 +321,6 @@ impl TargetConnection {
                     }
                 },
             };
-            task.buffered = false;
             return Some(Submit { tag: Tag(tag), unit, command });
         }
         None
@@ -345,7 +346,7 @@ impl TargetConnection {
             task.moved_nothing |= matches!(task.job, Job::Read(_));
         }
         // What the device has read is let go with the task, if it does not go to the initiator.
-        task.buffered = matches!(outcome, Ok(1..));
+        task.answered = matches!(outcome, Ok(1..));
         if task.aborted {
             return self.leave(tag);
         }
@@ -356,9 +357,8 @@ impl TargetConnection {
                 task.moved_nothing = true;
             }
             (Job::Read(_), Ok(_)) => {
-                task.state = State::Answering;
-                self.tx.queue.push_back(Out::DataIn(tag));
-                return;
+                task.answered = false;
+                return self.answer(tag);
             }
             (Job::Check(range), Ok(_)) if range.count.0 > part => {
                 *range = LbaRange::new(range.start.0 + part, range.count.0 - part);
@@ -374,7 +374,7 @@ impl TargetConnection {
     pub(super) fn answer(&mut self, tag: u16) {
         let task = self.tasks.get(tag);
         task.state = State::Answering;
-        if core::mem::take(&mut task.buffered) {
+        if task.answered {
             self.tx.queue.push_back(Out::Release(tag, After::Nothing));
         }
         let with_data = task.failure.is_none() && task.send > 0;

@@ -25,7 +25,7 @@ pub enum Out {
     Response(u16),
     /// A task's next R2T.
     R2t(u16),
-    /// Lets the buffer of a tag go; `then_end`: the task ends with it; otherwise the next part of a check is read.
+    /// Lets go of what a device answered for a tag, if it did.
     Release(u16, After),
 }
 
@@ -75,7 +75,7 @@ impl Transmitter {
         self.queue.is_empty() && self.payload.is_none()
     }
 
-    /// Header, its digest, data, padding, its digest. `payload`: the data comes from elsewhere.
+    /// Header, its digest, data, padding, its digest. A payload that the shell holds comes after this.
     fn lay(&mut self, bhs: &[u8; BHS_BYTES], data: &[u8]) {
         self.wire.clear();
         self.wire.extend_from_slice(bhs);
@@ -92,6 +92,11 @@ impl Transmitter {
             }
         }
     }
+}
+
+/// Lets what a device answered go, unsent.
+fn release(tag: u16) -> Piece<'static> {
+    Piece::Payload { tag: Tag(tag), offset: 0, bytes: 0, pad: 0, digest: false, last: true }
 }
 
 /// Residual flags and count (RFC 7143 11.4.5).
@@ -114,21 +119,30 @@ impl TargetConnection {
             }
             return Some(piece);
         }
-        match self.tx.queue.pop_front()? {
-            Out::Prepared(prepared) => self.send_prepared(*prepared),
-            Out::DataIn(tag) => self.send_data_in(tag),
-            Out::Response(tag) => self.send_response(tag),
-            Out::R2t(tag) => self.send_r2t(tag),
-            Out::Release(tag, after) => {
-                match after {
-                    After::Nothing => {}
-                    After::End => self.end_task(tag),
-                    After::Check => self.submit.push_back(tag),
+        loop {
+            match self.tx.queue.pop_front()? {
+                Out::Prepared(prepared) => self.send_prepared(*prepared),
+                Out::DataIn(tag) => self.send_data_in(tag),
+                Out::Response(tag) => self.send_response(tag),
+                Out::R2t(tag) => self.send_r2t(tag),
+                Out::Release(tag, after) => {
+                    let answered = core::mem::take(&mut self.tasks.get(tag).answered);
+                    match after {
+                        After::Nothing => {}
+                        After::End => {
+                            self.make_room(tag);
+                            self.end_task(tag);
+                        }
+                        After::Check => self.submit.push_back(tag),
+                    }
+                    if answered {
+                        return Some(release(tag));
+                    }
+                    continue;
                 }
-                return Some(Piece::Payload { tag: Tag(tag), offset: 0, bytes: 0, pad: 0, digest: false, last: true });
             }
+            return Some(Piece::Control(&self.tx.wire));
         }
-        Some(Piece::Control(&self.tx.wire))
     }
 
     /// Queues a PDU; a peer that lets too many pile up is cut off.

@@ -123,12 +123,17 @@ fn standard(unit: &LogicalUnit, out: &mut Vec<u8>) {
     out.extend_from_slice(data.as_bytes());
 }
 
-/// The volume's name in 60 bits: NAA 3h, "locally assigned" (SPC-4 7.8.6.6.4). Its halves are folded, so that the
-/// random bits of every version of UUID count. NAA 6h would need a registered company's number.
+/// The volume's name in 60 bits: NAA 3h, "locally assigned" (SPC-4 7.8.6.6.4). NAA 6h would need a registered company's
+/// number. The UUID's halves are mixed (the finisher of SplitMix64), so that every version of UUID spreads. Hosts
+/// remember this name: it never changes.
 fn naa(uuid: &[u8; 16]) -> [u8; 8] {
-    let mut naa: [u8; 8] = core::array::from_fn(|i| uuid[i] ^ uuid[i + 8]);
-    naa[0] = 0x30 | naa[0] & 0x0f;
-    naa
+    let mix = |mut value: u64| {
+        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ value >> 31
+    };
+    let half = |start: usize| uuid[start..start + 8].iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    (mix(mix(half(0)) ^ half(8)) >> 4 | 3 << 60).to_be_bytes()
 }
 
 /// Device Identification (SPC-4 7.8.6): the volume three times, the port, the target.
