@@ -94,7 +94,7 @@ class Node:
         """Deletes a volume; its space comes back in the background."""
 
     def volume_status(self, pool: str, volume_uuid: str) -> dict[str, object]:
-        """size_bytes, logical_block_bytes, allocated_bytes."""
+        """size_bytes, logical_block_bytes, allocated_bytes, and reads, writes: requests since the node's start."""
 
     def document_put(self, pool: str, key: str, value: bytes | None) -> None:
         """Stores (None: removes) an entry of the pool's catalog, which the core does not look into."""

@@ -174,6 +174,23 @@ class Engine:
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
 
+    async def heat_get(self) -> Item:
+        """How often each volume was read and written since the engine's start.
+
+        Returns:
+            volumes: a list of {volume, pool, reads, writes}.
+        """
+        heat: list[Item] = []
+        for name, volume in sorted(self._state.volumes.items()):
+            pool = self._state.pools[volume.pool]
+            if pool.state != "online":
+                continue
+            with contextlib.suppress(SdsError):  # One that is being deleted is left out.
+                status = await core.call(self._node.volume_status, pool.pool.uuid, volume.uuid)
+                counted = {key: int(str(status[key])) for key in ("reads", "writes")}
+                heat.append({"volume": name, "pool": volume.pool, **counted})
+        return {"volumes": heat}
+
 
 async def main(config: Config) -> None:
     """Runs an engine on a data folder that its caller has locked.

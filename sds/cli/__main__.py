@@ -1,0 +1,5 @@
+"""`python -m sds.cli`."""
+
+from sds.cli import main
+
+main()

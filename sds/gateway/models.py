@@ -1,0 +1,221 @@
+"""What REST takes and gives. The engine checks the values; these say their types, and what they mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sds.names import EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN
+
+T = TypeVar("T")
+
+# Documented as schema, checked by the engine, so that there is one place that refuses.
+Name = Annotated[str, Field(json_schema_extra={"pattern": "^[a-z0-9][a-z0-9-]{0,62}$"})]
+SizeBytes = Annotated[
+    int,
+    Field(json_schema_extra={"minimum": VOLUME_BYTES_MIN, "maximum": VOLUME_BYTES_MAX, "multipleOf": 4096}),
+]
+Bytes = Annotated[int, Field(description="In bytes.")]
+Protocol = Literal["nvme", "iscsi"]
+Time = Annotated[str, Field(description="RFC 3339, in UTC.")]
+
+
+class Body(BaseModel):
+    """A request's body: exact types, no unknown field."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    next: str | None = Field(description="The cursor of the page after this one; null at the end.")
+
+
+class PoolCreate(Body):
+    """A pool to make; it has no disk at first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "archive", "extent_bytes": 1048576}]})
+
+    name: Name
+    extent_bytes: int | None = Field(
+        default=None,
+        description="The unit of mapping and tiering, for ever: a power of two; 1 MiB if not given.",
+        json_schema_extra={"minimum": EXTENT_BYTES_MIN, "maximum": EXTENT_BYTES_MAX},
+    )
+
+
+class Pool(BaseModel):
+    """Disks with a common extent size."""
+
+    name: str
+    uuid: str
+    state: Literal["empty", "online", "failed"] = Field(description="`empty`: it has no disk yet.")
+    message: str = Field(description="What is wrong with it; empty if nothing.")
+    extent_bytes: Bytes
+    capacity_bytes: int = Field(description="What its disks can hold.")
+    allocated_bytes: int = Field(description="What volumes and metadata take.")
+    free_bytes: Bytes
+    provisioned_bytes: int = Field(description="The sum of its volumes' sizes.")
+    overcommit: float | None = Field(description="provisioned_bytes / capacity_bytes; null without a disk.")
+    disks: int
+    volumes: int
+    created: Time
+
+
+class DiskAdd(Body):
+    """A disk to add to a pool."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"pool": "archive", "path": "/dev/sdb", "tier": "hdd", "force": False}]}
+    )
+
+    pool: Name
+    path: str = Field(description="A block device or a file, absolute; or memfd:NAME:BYTES, memory, for measurements.")
+    tier: Name = Field(description="`flash`, `hdd` or a name of your own.")
+    rank: int | None = Field(default=None, description="Of a tier of your own: 0 is the fastest, 100 the slowest.")
+    force: bool = Field(default=False, description="Add it although it carries something, which is lost.")
+    create_bytes: int | None = Field(default=None, description="Make a file of this size if there is none.")
+
+
+class Disk(BaseModel):
+    """A disk of a pool."""
+
+    uuid: str
+    path: str
+    pool: str
+    tier: str
+    rank: int
+    state: str = Field(description="`missing`: its pool is online without it; `offline`: its pool is not online.")
+    size_bytes: Bytes
+    capacity_bytes: int = Field(description="What of its size holds data.")
+    allocated_bytes: Bytes
+
+
+class VolumeCreate(Body):
+    """A thin volume to make; it may be larger than its pool."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "pacs", "pool": "archive", "size_bytes": 21990232555520}]}
+    )
+
+    name: Name
+    pool: Name
+    size_bytes: SizeBytes
+    logical_block_bytes: Literal[512, 4096] | None = Field(default=None, description="512 if not given.")
+
+
+class VolumeResize(Body):
+    """A volume's new size."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"size_bytes": 32985348833280}]})
+
+    size_bytes: SizeBytes
+
+
+class Volume(BaseModel):
+    """A thin volume."""
+
+    name: str
+    uuid: str
+    pool: str
+    size_bytes: Bytes
+    allocated_bytes: Bytes
+    logical_block_bytes: Bytes
+    exports: list[str] = Field(description="Ids of its exports.")
+    created: Time
+
+
+class HostCreate(Body):
+    """A host to know, by the name that it gives at login: NQN, IQN or both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "pacs1",
+                    "nqn": "nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0044-4810-8031-b4c04f4d3332",
+                    "iqn": "iqn.1993-08.org.debian:01:8e3ba21d2aa",
+                }
+            ]
+        }
+    )
+
+    name: Name
+    nqn: str | None = None
+    iqn: str | None = None
+
+
+class Host(BaseModel):
+    """An initiator."""
+
+    name: str
+    nqn: str | None
+    iqn: str | None
+    exports: list[str] = Field(description="Ids of the exports that name it.")
+    created: Time
+
+
+class Viewers(Body):
+    """Who may see an export: named hosts, or every host."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hosts": ["pacs1", "pacs2"]}]})
+
+    hosts: list[Name] | None = None
+    host: Name | None = Field(default=None, description="One host: the same as a list of it.")
+    any_host: bool | None = None
+
+    def names(self) -> list[str] | None:
+        """The hosts, however they were given."""
+        if self.host is None:
+            return self.hosts
+        return [*(self.hosts or []), self.host]
+
+
+class ExportCreate(Viewers):
+    """A volume to show to hosts over a protocol."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"volume": "pacs", "protocol": "nvme", "hosts": ["pacs1"]}]}
+    )
+
+    volume: Name
+    protocol: Protocol
+
+
+class Export(BaseModel):
+    """A volume seen by hosts over one protocol."""
+
+    id: str = Field(description="VOLUME.PROTOCOL")
+    volume: str
+    pool: str
+    protocol: Protocol
+    hosts: list[str]
+    any_host: bool
+    nqn: str | None = Field(description="The subsystem's, with NVMe.")
+    nsid: int | None
+    iqn: str | None = Field(description="The target's, with iSCSI.")
+    lun: int | None
+    address: str = Field(description="HOST:PORT")
+    connect: str = Field(description="What to type on the host.")
+    created: Time
+
+
+class Event(BaseModel):
+    """Something that an administrator should know of."""
+
+    id: int
+    time: Time
+    level: Literal["info", "warning", "error"]
+    kind: str = Field(description="A stable name, such as `pool-opened`.")
+    subject: str = Field(description="What it is about, such as `pool/archive`; may be empty.")
+    message: str
+
+
+class Health(BaseModel):
+    """Whether everything that should serve does."""
+
+    status: Literal["ok", "degraded", "down"]
+    detail: str | None = Field(default=None, description="Why the engine can't be asked.")
