@@ -1,5 +1,5 @@
-//! The small part of the metadata: layers, volumes, disks, documents. All of it is in memory, in the MetaStore, and in a
-//! slot on every disk.
+//! The small part of the metadata: layers, volumes, disks, documents. All of it is in memory, in the MetaStore, and in
+//! a slot on every disk.
 
 use std::collections::BTreeMap;
 

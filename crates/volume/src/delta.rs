@@ -91,8 +91,8 @@ pub enum Delta {
         /// The extent.
         id: ExtentId,
     },
-    /// The extent lies elsewhere: the seam for moves, one record changed however many layers share it. Allocates the new
-    /// home's chunks; the old ones are freed by [`Delta::Free`] in the same group.
+    /// The extent lies elsewhere: the seam for moves, one record changed however many layers share it. Allocates the
+    /// new home's chunks; the old ones are freed by [`Delta::Free`] in the same group.
     Flip {
         /// Where.
         place: Place,

@@ -13,6 +13,7 @@
 //! | [`error`] | why a command to a pool failed |
 //! | [`layout`] | every byte on a disk: label, catalog slots, owner tables, journal frames; rows of the MetaStore |
 //! | [`ring`] | deltas that were acknowledged and are not yet in the journal, in memory that outlives the process |
+//! | [`journal`] | what a host was told is durable: frames on one disk or two |
 #![forbid(unsafe_code)]
 
 pub mod place;
@@ -24,3 +25,4 @@ pub mod lock;
 pub mod error;
 pub mod layout;
 pub mod ring;
+pub mod journal;

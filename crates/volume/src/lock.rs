@@ -1,8 +1,8 @@
 //! Range locks: overlapping writes of one page are ordered, block by block.
 //!
 //! Layout: a page has one table of held ranges and one queue of waiters, both short (as long as the page has requests).
-//! A waiter goes on when nothing held overlaps it and no earlier waiter does, so nobody starves. The downside: a scan of
-//! both lists per lock; a tree pays off only beyond some tens of overlapping requests a page.
+//! A waiter goes on when nothing held overlaps it and no earlier waiter does, so nobody starves. The downside: a scan
+//! of both lists per lock; a tree pays off only beyond some tens of overlapping requests a page.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

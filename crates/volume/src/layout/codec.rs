@@ -54,7 +54,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// True if the bytes do not even begin as they should: nothing of ours was ever written there, or all of it is lost.
+    /// True if the bytes do not even begin as they should: nothing of ours was ever written there, or all of it is
+    /// lost.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         matches!(self, Self::Value { field: "magic", .. } | Self::Short { field: "magic", .. })

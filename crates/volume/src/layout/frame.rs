@@ -4,9 +4,10 @@
 //! before, whole groups of deltas. It is padded with zeros to 4 KiB. Seed of its CRC: salt of the journal and number of
 //! the lap.
 //!
-//! Considerations: what a lap leaves behind is intact and wears the right pool, so its CRC is seeded with the lap. After
-//! a crash the last append may be torn while a part of it further on is whole; the next append could then be followed
-//! by that part, so each frame also names the CRC of the one before: a chain holds only what was written as one.
+//! Considerations: what a lap leaves behind is intact and wears the right pool, so its CRC is seeded with the lap.
+//! After a crash the last append may be torn while a part of it further on is whole; the next append could then be
+//! followed by that part, so each frame also names the CRC of the one before: a chain holds only what was written as
+//! one.
 
 use super::codec::{DecodeError, ENVELOPE_BYTES, Envelope, Reader, sealed_crc};
 use super::delta::group_head;
@@ -119,11 +120,14 @@ pub fn frame_bytes_hint(bytes: &[u8]) -> Option<usize> {
     (length <= FRAME_BYTES_MAX).then(|| length.next_multiple_of(FRAME_ALIGNMENT_BYTES as usize))
 }
 
+/// A group as a frame holds it: its LSN, how many deltas it has, its bytes.
+pub type EncodedGroup<'a> = (Lsn, usize, &'a [u8]);
+
 /// The groups of a frame one by one: LSN, deltas in it, bytes.
 ///
 /// # Errors
 /// The field that is wrong.
-pub fn split_groups(mut groups: &[u8]) -> Result<Vec<(Lsn, usize, &[u8])>, DecodeError> {
+pub fn split_groups(mut groups: &[u8]) -> Result<Vec<EncodedGroup<'_>>, DecodeError> {
     let mut split = Vec::new();
     while !groups.is_empty() {
         let (lsn, records, length) = group_head(groups)?;
@@ -206,14 +210,14 @@ impl JournalHeader {
             before: reader.u32("crc before")?,
         };
         let aligned = |bytes: u64| bytes % FRAME_ALIGNMENT_BYTES == 0;
-        if !aligned(header.log_bytes) || header.log_bytes == 0 || header.log_bytes > 1 << 48 {
+        if !aligned(header.log_bytes) || header.log_bytes == 0 || header.log_bytes > 1 << 40 {
             return Err(reader.value("log bytes", header.log_bytes));
         }
         if !aligned(header.start_offset) || header.start_offset >= header.log_bytes {
             return Err(reader.value("start offset", header.start_offset));
         }
-        // Laps and sequences count from one; a journal that laps once a second for a million years has room.
-        if header.start_lap == 0 || header.start_lap > 1 << 48 {
+        // Laps count from one; neither laps nor headers can become this many.
+        if header.start_lap == 0 || header.start_lap > 1 << 60 {
             return Err(reader.value("start lap", header.start_lap));
         }
         if header.sequence > 1 << 60 {

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`codec`] | the envelope that everything wears, reading and writing little-endian fields, what was wrong with bytes |
+//! | [`codec`] | the envelope that everything wears, little-endian fields, what was wrong with bytes |
 //! | [`parts`] | ids, homes, block states and catalog entries: what several formats share |
 //! | [`delta`] | a group of deltas, as the carry-over ring and journal frames have it |
 //! | [`frame`] | journal frames and the journal's header |
