@@ -68,12 +68,24 @@ pub struct PageState {
     pub lsn: Lsn,
     /// The first group that changed it since its last checkpoint.
     pub dirty_since: Option<Lsn>,
-    /// Rows that changed since then.
-    pub dirty_rows: BTreeSet<u64>,
-    /// Chunks that were freed since then: their owner entries must be cleared before the journal forgets it.
-    pub cleared: Vec<(ChunkAddr, Lsn)>,
+    /// What changed since then.
+    pub dirt: Dirt,
+    /// A checkpoint has an image of the page and has not said yet that it is safe: since when the page was dirty, and
+    /// what that image covers.
+    pub saving: Option<(Lsn, Dirt)>,
     /// The page was dropped with its volume.
     pub gone: bool,
+    /// Layers that had a version of the page when it was dropped.
+    pub gone_layers: Vec<LayerId>,
+}
+
+/// What a page's next checkpoint must write beside the page itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirt {
+    /// Extents that changed, by the index of their id.
+    pub ids: BTreeSet<u64>,
+    /// Chunks that were freed: their owner entries must be cleared before the journal forgets it.
+    pub cleared: Vec<(ChunkAddr, Lsn)>,
 }
 
 /// A piece of an extent, as a read finds it.
@@ -115,10 +127,27 @@ impl PageState {
             free: Vec::new(),
             lsn: Lsn::default(),
             dirty_since: None,
-            dirty_rows: BTreeSet::new(),
-            cleared: Vec::new(),
+            dirt: Dirt::default(),
+            saving: None,
             gone: false,
+            gone_layers: Vec::new(),
         }
+    }
+
+    /// 4 KiB blocks of an extent.
+    #[must_use]
+    pub const fn blocks_per_extent(&self) -> u32 {
+        self.blocks_per_extent
+    }
+
+    /// True if nothing of the page is in memory alone: it may be let go of and loaded again.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let settled = |extent: &Extent| {
+            let chunks = extent.record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
+            extent.pushed && chunks == extent.chunks_pushed
+        };
+        self.dirty_since.is_none() && self.saving.is_none() && self.extents.values().all(settled)
     }
 
     /// What `layer`'s page names at `slot`.
@@ -263,7 +292,7 @@ impl PageState {
                 for id in ids {
                     self.forget(lsn, id);
                 }
-                self.layers.clear();
+                self.gone_layers.extend(self.layers.drain(..).map(|(layer, _)| layer));
                 self.gone = true;
             }
             Delta::Free { .. }
@@ -277,7 +306,7 @@ impl PageState {
         self.touch(lsn, delta);
     }
 
-    /// Notes which row the delta changed.
+    /// Notes which extent the delta changed.
     fn touch(&mut self, lsn: Lsn, delta: &Delta) {
         match delta {
             Delta::Extent { id, .. }
@@ -286,13 +315,13 @@ impl PageState {
             | Delta::Unchunk { id, .. }
             | Delta::Gone { id, .. }
             | Delta::Flip { id, .. } => {
-                self.dirty_rows.insert(id.index() / RECORDS_PER_ROW);
+                self.dirt.ids.insert(id.index());
                 if let Some(extent) = self.extent_mut(*id) {
                     extent.lsn = lsn;
                 }
             }
             Delta::Row { row, .. } => {
-                self.dirty_rows.insert(*row);
+                self.dirt.ids.insert(*row * RECORDS_PER_ROW);
             }
             Delta::Entry { .. }
             | Delta::PageGone { .. }
@@ -310,7 +339,7 @@ impl PageState {
         let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
         for slot in usize::from(first)..usize::from(first + count) {
             if let Some(addr) = extent.record.home.chunk(slot) {
-                self.cleared.push((addr, lsn));
+                self.dirt.cleared.push((addr, lsn));
             }
             extent.record.home.set(slot, None);
             extent.chunks_pushed &= !(1 << slot);
@@ -319,7 +348,7 @@ impl PageState {
 
     fn flip(&mut self, lsn: Lsn, id: ExtentId, home: &Home) {
         let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
-        self.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
+        self.dirt.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
         extent.record.home = home.clone();
         extent.chunks_pushed = home.chunks().fold(0, |bits, (slot, _)| bits | 1 << slot);
     }
@@ -329,7 +358,7 @@ impl PageState {
             return;
         }
         let extent = self.extents.remove(&id.index()).expect("found above");
-        self.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
+        self.dirt.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
         if id.generation().0 < ExtentId::GENERATION_MAX {
             self.free.push(ExtentId::new(id.index(), Generation(id.generation().0 + 1)));
         }

@@ -138,10 +138,26 @@ impl States {
         }
     }
 
+    /// True if no block is data.
+    #[must_use]
+    pub fn none_is_data(&self) -> bool {
+        match self {
+            Self::AllData => false,
+            Self::Mixed { data, .. } => data.iter().all(|word| *word == 0),
+        }
+    }
+
+    /// True if none of the blocks `start..start + count` is data.
+    #[must_use]
+    pub fn none_is_data_in(&self, start: u32, count: u32) -> bool {
+        (start..start + count).all(|block| self.get(block) != BlockState::Data)
+    }
+
     /// True if blocks `start..start + count` are all in `state`.
     #[must_use]
     pub fn all(&self, start: u32, count: u32, state: BlockState) -> bool {
-        (start..start + count).all(|block| self.get(block) == state)
+        (matches!(self, Self::AllData) && state == BlockState::Data)
+            || (start..start + count).all(|block| self.get(block) == state)
     }
 }
 

@@ -1,0 +1,245 @@
+//! Checkpoints: what the journal has goes to the MetaStore and the owner tables, and the journal forgets it.
+//!
+//! One task on core 0 asks every core for images of its dirty pages, batch by batch. An image may hold changes that are
+//! in no journal yet, so it is stored only after a commit that covers it; nothing reaches the MetaStore or an owner
+//! table before the journal has it. When everything that was pushed before the checkpoint began is stored, the journal
+//! is trimmed to that point.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sds_block::BlockError;
+use sds_io::sync::{Receiver, join_all, oneshot};
+use sds_io::{Clock, Io, MetaBatch};
+
+use crate::core::PoolCore;
+use crate::error::{PoolError, PoolErrorKind};
+use crate::image::{OwnerUpdate, PageImage};
+use crate::label_io::write_catalog;
+use crate::layout::catalog::encode_catalog;
+use crate::layout::rows;
+use crate::owner::OwnerTable;
+use crate::place::{Lsn, PageKey};
+use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
+
+/// The task on core 0 that makes checkpoints.
+pub(crate) struct Checkpointer<E: Io + Clock> {
+    pub core: Rc<PoolCore<E>>,
+    pub owners: Vec<OwnerTable<E>>,
+    pub requests: Receiver<CheckpointRequest>,
+}
+
+impl<E: Io + Clock> Checkpointer<E> {
+    /// Makes one checkpoint for all that ask before it begins.
+    pub(crate) async fn run(mut self) {
+        while let Some(request) = self.requests.next().await {
+            let mut waiting = vec![request];
+            while let Some(request) = self.requests.try_next() {
+                waiting.push(request);
+            }
+            self.core.shared.checkpoint_wanted.store(false, Ordering::Release);
+            let outcome = self.checkpoint().await;
+            if let Err(error) = &outcome {
+                log::error!("pool {}: checkpoint failed: {error}", self.core.shared.name);
+            }
+            for done in waiting.into_iter().flatten() {
+                let copy = |error: &PoolError| PoolError::new(error.kind, error.what);
+                done.send(outcome.as_ref().map(|()| ()).map_err(copy));
+            }
+            if self.core.shared.stopping.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), PoolError> {
+        let shared = Arc::clone(&self.core.shared);
+        let up_to = shared.ledger().last;
+        for core in 0..shared.cores {
+            loop {
+                let images = self.collect(core, up_to).await?;
+                if images.is_empty() {
+                    break;
+                }
+                let keys: Vec<PageKey> = images.iter().map(|image| image.key).collect();
+                let outcome = self.save(images).await;
+                shared.inboxes[core].send(Message::Saved(keys, outcome.is_ok()));
+                outcome?;
+            }
+        }
+        self.save_catalog(up_to).await?;
+        let (sender, receiver) = oneshot();
+        shared.commits.send(CommitRequest::Trim(up_to, sender));
+        receiver.await.unwrap_or(Ok(()))
+    }
+
+    async fn collect(&self, core: usize, up_to: Lsn) -> Result<Vec<PageImage>, PoolError> {
+        let (sender, receiver) = oneshot();
+        let pages_max = self.core.shared.tuning.checkpoint_batch_pages_max;
+        self.core.shared.inboxes[core].send(Message::Collect(up_to, pages_max, sender));
+        let images = receiver.await.unwrap_or_else(|| Ok(Vec::new()));
+        images.map_err(|error| PoolError::new(PoolErrorKind::Meta, "pages can't be loaded").with_source(error))
+    }
+
+    /// Stores images once they are durable in the journal.
+    async fn save(&mut self, images: Vec<PageImage>) -> Result<(), PoolError> {
+        let newest = images.iter().map(|image| image.lsn).max().unwrap_or_default();
+        self.wait_durable(newest).await?;
+        let mut batch = MetaBatch::new();
+        let mut owners: Vec<OwnerUpdate> = Vec::new();
+        for image in images {
+            batch.extend(image.batch);
+            owners.extend(image.owners);
+        }
+        self.save_owners(owners).await?;
+        self.put(batch).await
+    }
+
+    async fn wait_durable(&self, lsn: Lsn) -> Result<(), PoolError> {
+        if self.core.shared.ledger().durable < lsn {
+            self.core.shared.commit().await?;
+        }
+        assert!(self.core.shared.ledger().durable >= lsn, "a commit covers all that was pushed before it");
+        Ok(())
+    }
+
+    async fn put(&self, batch: MetaBatch) -> Result<(), PoolError> {
+        let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be written").with_source(error);
+        self.core.shared.meta.put(batch).await.map_err(failed)
+    }
+
+    async fn save_owners(&mut self, updates: Vec<OwnerUpdate>) -> Result<(), PoolError> {
+        let disks = self.core.shared.disks();
+        while self.owners.len() < disks.len() {
+            let disk = &disks[self.owners.len()];
+            self.owners.push(owner_table(&self.core, disk));
+        }
+        for disk in disks.iter() {
+            let of_disk: Vec<_> = updates.iter().filter(|(addr, _, _)| addr.disk == disk.no).cloned().collect();
+            if of_disk.is_empty() {
+                continue;
+            }
+            let updates = of_disk.into_iter().map(|(addr, entry, lsn)| (addr.chunk, entry, lsn)).collect();
+            let table = &mut self.owners[usize::from(disk.no.0)];
+            let failed = PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
+            table.update(updates).await.map_err(|error| failed.with_source(error))?;
+            disk.completed.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Stores free space and the catalog as of now, and that everything up to `up_to` is stored.
+    async fn save_catalog(&self, up_to: Lsn) -> Result<(), PoolError> {
+        let shared = &self.core.shared;
+        let (segments, catalog, lsn) = {
+            let mut ledger = shared.ledger();
+            (ledger.space.take_dirty_segments(), encode_catalog(&ledger.catalog), ledger.last)
+        };
+        let outcome = self.save_catalog_rows(up_to, &segments, catalog, lsn).await;
+        let mut ledger = shared.ledger();
+        match &outcome {
+            Ok(()) => ledger.catalog_saved = lsn,
+            Err(_) => {
+                for segment in &segments {
+                    ledger.space.mark_dirty(segment.disk, segment.segment);
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn save_catalog_rows(
+        &self,
+        up_to: Lsn,
+        segments: &[crate::space::SegmentImage],
+        catalog: Vec<u8>,
+        lsn: Lsn,
+    ) -> Result<(), PoolError> {
+        self.wait_durable(lsn).await?;
+        let mut batch: MetaBatch = segments
+            .iter()
+            .map(|image| {
+                let key = rows::segment_key(image.disk, image.segment);
+                (key, Some(rows::encode_segment(image.lsn, &image.bits)))
+            })
+            .collect();
+        batch.push((rows::CATALOG_KEY.to_vec(), Some(catalog.clone())));
+        batch.push((rows::CHECKPOINT_KEY.to_vec(), Some(rows::encode_checkpoint(up_to))));
+        let disks = self.core.shared.disks();
+        let writes = disks.iter().map(|disk| save_on_disk(&self.core, disk, &catalog, lsn)).collect();
+        join_all(writes).await.into_iter().collect::<Result<(), PoolError>>()?;
+        self.put(batch).await
+    }
+}
+
+/// The catalog into a disk's slot; the sync covers the owner table's writes too.
+async fn save_on_disk<E: Io + Clock>(
+    core: &PoolCore<E>,
+    disk: &PoolDisk,
+    catalog: &[u8],
+    lsn: Lsn,
+) -> Result<(), PoolError> {
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "the catalog can't be written to a disk").with_source(error);
+    write_catalog(&core.env.io, disk.disk, &disk.layout, catalog, lsn.0).await.map_err(failed)
+}
+
+pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &PoolDisk) -> OwnerTable<E> {
+    OwnerTable::new(core.env.io.clone(), disk.disk, disk.layout.clone(), disk.uuid)
+}
+
+impl<E: Io + Clock> PoolCore<E> {
+    /// Images of up to `pages_max` pages that changed up to `up_to`; pages that only replay has touched are loaded
+    /// first.
+    pub(crate) async fn collect(&self, up_to: Lsn, pages_max: usize) -> Result<Vec<PageImage>, BlockError> {
+        let replayed: Vec<PageKey> = {
+            let replay = lock(&self.shared.replay);
+            let ours = replay.keys().filter(|key| self.shared.owner(**key) == self.env.core);
+            ours.take(pages_max).copied().collect()
+        };
+        for key in replayed {
+            self.page(key).await?;
+        }
+        let pages = self.pages.borrow();
+        let due = pages.values().filter(|page| {
+            let state = page.state.borrow();
+            state.saving.is_none() && state.dirty_since.is_some_and(|since| since <= up_to)
+        });
+        Ok(due.take(pages_max).map(|page| page.image()).collect())
+    }
+
+    /// Images were stored (or not).
+    pub(crate) fn saved(&self, keys: &[PageKey], stored: bool) {
+        let mut pages = self.pages.borrow_mut();
+        for key in keys {
+            let Some(page) = pages.get(key) else { continue };
+            page.saved(stored);
+            let gone = stored && page.state.borrow().gone && page.state.borrow().dirty_since.is_none();
+            if gone {
+                pages.remove(key);
+            }
+        }
+        drop(pages);
+        self.evict();
+    }
+
+    /// Lets go of the clean pages that were used least recently, down to the cache's limit.
+    fn evict(&self) {
+        let pages_max = self.shared.tuning.cached_pages_max;
+        let mut pages = self.pages.borrow_mut();
+        if pages.len() <= pages_max {
+            return;
+        }
+        let idle = |page: &Rc<crate::page::Page>| {
+            Rc::strong_count(page) == 1 && page.locks.is_idle() && page.state.borrow().is_clean()
+        };
+        let mut candidates: Vec<(u64, PageKey)> =
+            pages.values().filter(|page| idle(page)).map(|page| (page.used.get(), page.key)).collect();
+        candidates.sort_unstable_by_key(|(used, _)| *used);
+        // Some more than needed, so that not every checkpoint sorts anew.
+        let excess = pages.len() - pages_max + pages_max / 16;
+        for (_, key) in candidates.into_iter().take(excess) {
+            pages.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A page as a checkpoint has it: its rows for the MetaStore and its chunks' entries for the owner tables.
+
+use sds_io::{MetaBatch, MetaStore};
+
+use crate::error::{PoolError, PoolErrorKind};
+use crate::layout::owner::OwnerEntry;
+use crate::layout::rows;
+use crate::page::{Page, PageState};
+use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW};
+use crate::record::{BlockState, Home, Record, States};
+
+/// An owner entry to write, or to clear.
+pub type OwnerUpdate = (ChunkAddr, Option<OwnerEntry>, Lsn);
+
+/// A page's content at one moment, on its way to the MetaStore. It may be stored once everything up to `lsn` is durable
+/// in the journal, not before.
+#[derive(Debug)]
+pub struct PageImage {
+    /// Which page.
+    pub key: PageKey,
+    /// The last group that is in it.
+    pub lsn: Lsn,
+    /// Its rows.
+    pub batch: MetaBatch,
+    /// Its chunks.
+    pub owners: Vec<OwnerUpdate>,
+}
+
+impl Page {
+    /// Takes an image of the page, which is clean after that unless the image can't be stored.
+    #[must_use]
+    pub fn image(&self) -> PageImage {
+        let mut state = self.state.borrow_mut();
+        assert!(state.saving.is_none(), "one image at a time");
+        let (batch, owners) = (batch_of(self.key, &state), owners_of(self.key, &state));
+        let since = state.dirty_since.take().expect("only dirty pages are saved");
+        let dirt = std::mem::take(&mut state.dirt);
+        state.saving = Some((since, dirt));
+        PageImage { key: self.key, lsn: state.lsn, batch, owners }
+    }
+
+    /// The image is stored, or is not: then the page is as dirty as before, and more.
+    pub fn saved(&self, stored: bool) {
+        let mut state = self.state.borrow_mut();
+        let Some((since, dirt)) = state.saving.take() else { return };
+        if !stored {
+            state.dirty_since = Some(since);
+            state.dirt.ids.extend(dirt.ids);
+            state.dirt.cleared.extend(dirt.cleared);
+        }
+    }
+}
+
+fn batch_of(key: PageKey, state: &PageState) -> MetaBatch {
+    let mut batch = MetaBatch::new();
+    if state.gone {
+        batch.push((rows::page_set_key(key), None));
+        batch.extend(state.rows.iter().map(|row| (rows::record_key(*row), None)));
+        // Layers of a page that is gone were its live volume's alone.
+        batch.extend(state.gone_layers.iter().map(|layer| (rows::page_key(key, *layer), None)));
+        return batch;
+    }
+    let set = rows::PageSet {
+        lsn: state.lsn,
+        rows: state.rows.clone(),
+        layers: state.layers.iter().map(|(layer, _)| *layer).collect(),
+    };
+    batch.push((rows::page_set_key(key), Some(set.encode())));
+    for (layer, entries) in &state.layers {
+        let row = rows::PageRow { lsn: state.lsn, entries: state.pushed_entries(entries) };
+        batch.push((rows::page_key(key, *layer), Some(row.encode())));
+    }
+    let mut last = None;
+    for row in state.dirt.ids.iter().map(|id| id / RECORDS_PER_ROW) {
+        if last.replace(row) != Some(row) {
+            let record = rows::RecordRow { lsn: state.lsn, page: key, slots: state.row(row) };
+            batch.push((rows::record_key(row), Some(record.encode(row))));
+        }
+    }
+    batch
+}
+
+fn owners_of(key: PageKey, state: &PageState) -> Vec<OwnerUpdate> {
+    let mut owners: Vec<OwnerUpdate> = state.dirt.cleared.iter().map(|(addr, lsn)| (*addr, None, *lsn)).collect();
+    for index in &state.dirt.ids {
+        let Some(extent) = state.extents.get(index).filter(|extent| extent.pushed) else { continue };
+        let record = extent.pushed_record();
+        owners.extend(record_owners(key, &record, extent.lsn, state.blocks_per_extent()));
+    }
+    owners
+}
+
+/// The owner entries of a record's chunks.
+fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<OwnerUpdate> {
+    let entry = |slot: usize, whole_run: bool, states: Vec<BlockState>| OwnerEntry {
+        id: record.id,
+        tree: key.tree,
+        birth: record.birth,
+        index: record.index,
+        base: record.base,
+        slot: slot as u8,
+        whole_run,
+        states,
+        lsn,
+    };
+    if let (Home::Run(start), States::AllData) = (&record.home, &record.states) {
+        return vec![(*start, Some(entry(0, true, Vec::new())), lsn)];
+    }
+    let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
+    let states = |slot: usize| {
+        let first = slot as u32 * per_chunk;
+        (first..first + per_chunk).map(|block| record.states.get(block)).collect()
+    };
+    record.home.chunks().map(|(slot, addr)| (addr, Some(entry(slot, false, states(slot))), lsn)).collect()
+}
+
+/// Reads a page with all its rows; a page that is in no row yet is empty.
+///
+/// # Errors
+/// The MetaStore failed, or a row of it can't be decoded.
+pub async fn load_page(meta: &dyn MetaStore, key: PageKey, blocks: u32) -> Result<PageState, PoolError> {
+    let mut state = PageState::empty(blocks);
+    let get = |keys| async move {
+        let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be read").with_source(error);
+        meta.get(keys).await.map_err(failed)
+    };
+    let Some(set) = get(vec![rows::page_set_key(key)]).await?.into_iter().next().flatten() else { return Ok(state) };
+    let corrupt = |error| PoolError::new(PoolErrorKind::Corrupt, "a MetaStore row is damaged").with_source(error);
+    let set = rows::PageSet::decode(&set).map_err(corrupt)?;
+    state.lsn = set.lsn;
+    let mut keys: Vec<Vec<u8>> = set.layers.iter().map(|layer| rows::page_key(key, *layer)).collect();
+    keys.extend(set.rows.iter().map(|row| rows::record_key(*row)));
+    let missing = PoolError::new(PoolErrorKind::Corrupt, "a row of the MetaStore is missing");
+    let mut values = get(keys).await?.into_iter();
+    for layer in &set.layers {
+        let Some(bytes) = values.next().flatten() else { return Err(missing) };
+        state.layers.push((*layer, rows::PageRow::decode(&bytes).map_err(corrupt)?.entries));
+    }
+    for row in &set.rows {
+        // A row is stored with its page from the moment that it is granted.
+        let Some(bytes) = values.next().flatten() else { return Err(missing) };
+        let record = rows::RecordRow::decode(&bytes, *row).map_err(corrupt)?;
+        state.load_row(*row, record.lsn, record.slots);
+    }
+    Ok(state)
+}

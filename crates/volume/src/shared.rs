@@ -1,0 +1,212 @@
+//! What the cores of a pool share, and how they reach each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+use sds_block::BlockError;
+use sds_io::sync::{OneshotSender, Receiver, Sender, oneshot};
+use sds_io::{DiskId, DiskInfo, MetaStore};
+
+use crate::delta::Delta;
+use crate::env::{Planted, Tuning};
+use crate::error::{PoolError, PoolErrorKind};
+use crate::image::PageImage;
+use crate::layout::disk::DiskLayout;
+use crate::ledger::Ledger;
+use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey};
+use crate::request::{Part, PartAnswer};
+
+/// A disk of the pool, as all cores see it.
+#[derive(Debug)]
+pub struct PoolDisk {
+    /// Its number in the pool.
+    pub no: DiskNo,
+    /// The open disk.
+    pub disk: DiskId,
+    /// What it is.
+    pub info: DiskInfo,
+    /// Where its regions lie.
+    pub layout: DiskLayout,
+    /// Data writes that ended on it.
+    pub completed: AtomicU64,
+    /// Those of them that are durable.
+    pub synced: AtomicU64,
+    /// A sync failed: what is durable on it is not known any more, and no later success changes that.
+    pub sync_failed: AtomicBool,
+}
+
+impl PoolDisk {
+    /// The disk's byte where `addr` begins.
+    #[must_use]
+    pub fn offset(&self, addr: ChunkAddr) -> u64 {
+        self.layout.chunk_offset(addr.chunk)
+    }
+}
+
+/// What a core asks another one.
+pub enum Message {
+    /// Run a part of a request on a page of yours.
+    Execute(Part, OneshotSender<Result<PartAnswer, BlockError>>),
+    /// Hand out images of pages that changed up to this group, at most so many; none when there are no more.
+    Collect(Lsn, usize, OneshotSender<Result<Vec<PageImage>, BlockError>>),
+    /// These pages are in the MetaStore now (or not: they are as dirty as before).
+    Saved(Vec<PageKey>, bool),
+    /// The page's volume is gone: free all that it has.
+    DropPage(PageKey, OneshotSender<Result<(), PoolError>>),
+    /// A volume was made, resized or deleted: look it up again.
+    VolumeChanged([u8; 16]),
+    /// Give back free space that was taken in advance; answer when done.
+    ReleaseRuns(OneshotSender<()>),
+    /// Add up the heat of the tree's pages in memory and start anew: reads, writes by extent index.
+    Heat(crate::place::TreeId, OneshotSender<Vec<(u64, u32, u32)>>),
+    /// End all tasks; answer when no request is open.
+    Stop(OneshotSender<()>),
+}
+
+/// What the committer on core 0 is asked.
+pub enum CommitRequest {
+    /// Make everything pushed and written before this durable.
+    Durable(OneshotSender<Result<(), PoolError>>),
+    /// The journal may forget everything up to here.
+    Trim(Lsn, OneshotSender<Result<(), PoolError>>),
+    /// End, after everything asked before.
+    Stop(OneshotSender<()>),
+}
+
+/// Who waits for the checkpoint that is asked for, if anybody does.
+pub type CheckpointRequest = Option<OneshotSender<Result<(), PoolError>>>;
+
+/// The shared part of a pool.
+pub struct PoolShared {
+    /// Its name for ever.
+    pub uuid: [u8; 16],
+    /// Its name for people.
+    pub name: String,
+    /// Bytes of an extent.
+    pub extent_bytes: u64,
+    /// How many cores share its pages.
+    pub cores: usize,
+    /// Limits and intervals.
+    pub tuning: Tuning,
+    /// Planted defects.
+    pub planted: Planted,
+    /// The checkpoint store.
+    pub meta: Arc<dyn MetaStore>,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) disks: Mutex<Arc<Vec<Arc<PoolDisk>>>>,
+    pub(crate) disks_version: AtomicU64,
+    pub(crate) inboxes: Vec<Sender<Message>>,
+    pub(crate) receivers: Mutex<Vec<Option<Receiver<Message>>>>,
+    pub(crate) commits: Sender<CommitRequest>,
+    /// Replayed deltas of pages that nobody has loaded yet.
+    pub(crate) replay: Mutex<FxHashMap<PageKey, Vec<(Lsn, Delta)>>>,
+    /// Freed chunks that can't be given out yet, on all cores.
+    pub(crate) quarantined: AtomicU64,
+    pub(crate) checkpoints: Sender<CheckpointRequest>,
+    /// A checkpoint was asked for and has not begun.
+    pub(crate) checkpoint_wanted: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A core that panics takes the process with it, so a poisoned lock is only seen by tests that expect the panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PoolShared {
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// Bytes of a chunk.
+    #[must_use]
+    pub const fn chunk_bytes(&self) -> u64 {
+        self.extent_bytes / CHUNKS_PER_EXTENT as u64
+    }
+
+    /// 4 KiB blocks of an extent.
+    #[must_use]
+    pub const fn blocks_per_extent(&self) -> u32 {
+        (self.extent_bytes / BLOCK_BYTES) as u32
+    }
+
+    /// The core that owns the page: the only one that touches it.
+    #[must_use]
+    pub fn owner(&self, key: PageKey) -> usize {
+        // A multiplicative hash: neighbouring pages of a volume spread over the cores.
+        let hash = (u64::from(key.tree.0) << 40 ^ key.page.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 32) as usize) % self.cores
+    }
+
+    /// The disks by number, as of now.
+    #[must_use]
+    pub fn disks(&self) -> Arc<Vec<Arc<PoolDisk>>> {
+        Arc::clone(&lock(&self.disks))
+    }
+
+    /// Everything that was pushed and written before this call is durable when it ends.
+    ///
+    /// # Errors
+    /// A disk failed to sync, or the journal can't be written.
+    pub async fn commit(&self) -> Result<(), PoolError> {
+        let (sender, receiver) = oneshot();
+        self.commits.send(CommitRequest::Durable(sender));
+        receiver.await.unwrap_or_else(|| Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed")))
+    }
+
+    /// A checkpoint begins soon, without waiting for its interval.
+    pub(crate) fn want_checkpoint(&self) {
+        if !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
+            self.checkpoints.send(None);
+        }
+    }
+
+    /// Pushes a group, waiting for commits while the ring is full.
+    ///
+    /// # Errors
+    /// As [`PoolShared::commit`].
+    pub(crate) async fn push(&self, deltas: &[Delta]) -> Result<Lsn, PoolError> {
+        loop {
+            let pushed = self.ledger().push(deltas);
+            match pushed {
+                Ok(lsn) => return Ok(lsn),
+                Err(_) => self.commit().await?,
+            }
+        }
+    }
+
+    /// Waits until a map-changing request has room in journal and ring, and counts it until the permit is dropped.
+    ///
+    /// # Errors
+    /// The pool is being closed.
+    pub(crate) async fn admit(self: &Arc<Self>) -> Result<Permit, PoolError> {
+        loop {
+            let progress = {
+                let mut ledger = self.ledger();
+                if ledger.has_room(self.tuning.hold_journal_percent) {
+                    ledger.admitted += 1;
+                    return Ok(Permit(Arc::clone(self)));
+                }
+                ledger.progress()
+            };
+            if self.stopping.load(Ordering::Acquire) {
+                return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
+            }
+            self.want_checkpoint();
+            let (sender, done) = oneshot();
+            self.commits.send(CommitRequest::Durable(sender));
+            drop(done);
+            progress.await;
+        }
+    }
+}
+
+/// A map-changing request that was let through.
+pub(crate) struct Permit(Arc<PoolShared>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.ledger().admitted -= 1;
+    }
+}
