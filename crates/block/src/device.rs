@@ -111,8 +111,9 @@ pub type DeviceFuture<R> = Pin<Box<dyn Future<Output = Result<Option<R>, BlockEr
 /// # What the caller must do
 /// - Give a payload exactly as long as the command says. It need not check ranges: the size may change before the
 ///   request runs, so it can't.
-/// - Poll the future to its end, or drop it. Dropping it does not undo the request: a write that was submitted may
-///   still land, and the device's own ordering rules hold until it has.
+/// - Poll the future to its end, also when nobody waits for the answer any more (a task of its own does that). A
+///   dropped
+///   future would let go of the range that its write, still under way, is about to change.
 /// - Keep its own limits on how many requests it has open.
 ///
 /// # What the device must do

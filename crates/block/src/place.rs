@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn an_extent_id_packs_its_index_below_its_generation() {
         let id = ExtentId::new(0x12_3456_789a, Generation(0xabcdef));
-        assert_eq!(id.0, 0xabcdef_12_3456_789a);
+        assert_eq!(id.0, 0xabcd_ef12_3456_789a);
         assert_eq!((id.index(), id.generation()), (0x12_3456_789a, Generation(0xabcdef)));
         assert!(ExtentId::HOLE.is_hole() && !id.is_hole());
     }

@@ -8,7 +8,7 @@
 //! | [`buffer`] | aligned owned buffers, shared slices of them, the segments that answer a read |
 //! | [`disk`] | [`Io`]: read, write, sync and discard on a disk; [`DiskInfo`], [`IoError`] |
 //! | [`clock`] | [`Clock`]: monotonic and wall time, sleeping |
-//! | [`meta`] | [`MetaStore`]: the checkpoint store behind the journal; [`CarryOver`]: memory that outlives the process |
+//! | [`meta`] | [`MetaStore`]: the checkpoint store; [`CarryOver`]: memory that outlives the process |
 //! | [`exec`] | [`Executor`]: one core's tasks |
 //! | [`sync`] | one-shot answers, channels between cores, local events |
 #![forbid(unsafe_code)]

@@ -4,7 +4,8 @@
 //! the aligned buffer that the disk will take; and it says what to send ([`Piece`]), so a read's answer leaves from the
 //! buffers that the disk filled.
 //!
-//! Methods are of four kinds: getters; `handle_*` for what happened; commands; `poll_*` for what to do. The shell's loop:
+//! Methods are of four kinds: getters; `handle_*` for what happened; commands; `poll_*` for what to do. The shell's
+//! loop:
 //!
 //! 1. `poll_receive`, feed it (`handle_control` / `handle_payload`), until the received bytes are used up;
 //! 2. `poll_event`, until `None`: protocol matters that need a decision from outside (who connects, what exists);

@@ -12,6 +12,7 @@
 //! | [`shell`] | one connection: bytes in, requests out, answers back |
 //! | [`outgoing`] | what waits to be sent |
 //! | [`nvme`] | NVMe/TCP: subsystems, controllers, discovery |
+//! | [`iscsi`] | iSCSI: targets, sessions, SendTargets, resets |
 //! | `settle` | a host's new association waits for its lost one's writes |
 //! | [`exports`] | which volume is seen under which name, and by whom |
 //! | [`devices`] | what answers requests: volumes, and the null and memory devices of tests and benches |
@@ -25,6 +26,7 @@ pub mod glue;
 pub mod shell;
 mod outgoing;
 pub mod nvme;
+pub mod iscsi;
 mod settle;
 pub mod exports;
 pub mod devices;

@@ -14,6 +14,7 @@ use crate::connections::{Admission, Connections, Front, FrontCounters};
 use crate::devices::Devices;
 use crate::exports::{Export, ExportTable, Exports, Protocol, VolumeKey};
 use crate::glue::{Glue, SessionInfo};
+use crate::iscsi::{IscsiGlue, IscsiNode};
 use crate::limits::Limits;
 use crate::listener::{self, Listeners};
 use crate::nvme::{NvmeGlue, NvmeNode};
@@ -46,6 +47,7 @@ pub struct Targets {
     cores: Arc<Vec<CoreHandle>>,
     exports: Arc<Exports>,
     nvme: Arc<NvmeNode>,
+    iscsi: Arc<IscsiNode>,
     admission: Arc<Admission>,
     limits: Limits,
 }
@@ -68,6 +70,7 @@ impl Targets {
         let targets = Self {
             cores: Arc::new(cores),
             nvme: NvmeNode::new(Arc::clone(&exports)),
+            iscsi: IscsiNode::new(Arc::clone(&exports)),
             exports,
             admission: Arc::default(),
             limits: options.limits,
@@ -133,7 +136,11 @@ impl Targets {
                 self.nvme.add_portal(bound);
                 Ok(bound)
             }
-            Protocol::Iscsi => Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no iSCSI target")),
+            Protocol::Iscsi => {
+                let bound = self.listen_as::<IscsiGlue>(Arc::clone(&self.iscsi), address)?;
+                self.iscsi.add_portal(bound);
+                Ok(bound)
+            }
         }
     }
 
@@ -142,24 +149,28 @@ impl Targets {
     pub fn set_exports(&self, exports: Vec<Export>) {
         self.exports.set(exports);
         self.nvme.exports_changed();
+        self.iscsi.exports_changed();
     }
 
     /// A volume's size has changed on all cores: its hosts are told.
     pub fn notify_resize(&self, volume: &VolumeKey) {
         self.nvme.volume_resized(volume);
+        self.iscsi.volume_resized(volume);
     }
 
     /// Everybody who is connected.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        self.sessions_of::<NvmeGlue>()
+        let mut sessions = self.sessions_of::<NvmeGlue>();
+        sessions.extend(self.sessions_of::<IscsiGlue>());
+        sessions
     }
 
     /// Ends the front end's part in good order: stops listening, closes all connections, and waits, `wait_ms` at the
     /// most, until devices have answered what they have. How many requests are left: 0 if all ended. The cores run on.
     pub fn close(&self, wait_ms: u64) -> usize {
         self.stop_listening();
-        self.close_connections_of::<NvmeGlue>(wait_ms)
+        self.close_connections_of::<NvmeGlue>(wait_ms) + self.close_connections_of::<IscsiGlue>(wait_ms)
     }
 
     /// Listens on `address` for a protocol given by its glue; the bound address.

@@ -1,8 +1,8 @@
 //! An NVMe/TCP target that only receives and answers: what is left of a request's cost with it is the front end's.
 //!
-//! `sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]` prints the address and the NQN, and serves until it is
-//! killed. With `memory` the namespace is a real one in RAM (512 MiB, one core); else reads give the same bytes and
-//! writes go nowhere.
+//! `sds-null-target ADDRESS [CORES] [memory|null] [SPIN_US]` prints address and NQN, then IQN with its address,
+//! and serves until it is killed. With `memory` the unit is a real one in RAM (1 GiB, one core); else reads give the
+//! same bytes and writes go nowhere.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -13,9 +13,10 @@ use sds_target::devices::NamedDevices;
 use sds_target::{Access, DynDevice, Export, MemoryDevice, NullDevice, Protocol, Targets, TargetsOptions, VolumeKey};
 use sds_uring::Disks;
 
+const IQN: &str = "iqn.2026-11.io.sds:bench.null";
 const NQN: &str = "nqn.2026-11.io.sds:bench.null";
 const NULL_BYTES: u64 = 1 << 40;
-const MEMORY_BYTES: u64 = 512 << 20;
+const MEMORY_BYTES: u64 = 1 << 30;
 
 fn serve(address: SocketAddr, cores: usize, memory: bool, spin_us: u32) -> std::io::Result<Targets> {
     let options = TargetsOptions { cores, spin_us, ..TargetsOptions::default() };
@@ -30,15 +31,18 @@ fn serve(address: SocketAddr, cores: usize, memory: bool, spin_us: u32) -> std::
             Rc::new(NamedDevices::default().with("bench/null", device))
         })
         .map_err(std::io::Error::other)?;
-    targets.set_exports(vec![Export {
-        protocol: Protocol::Nvme,
-        name: NQN.to_owned(),
-        unit: 1,
+    let export = |protocol, name: &str, unit| Export {
+        protocol,
+        name: name.to_owned(),
+        unit,
         volume: VolumeKey("bench/null".to_owned()),
         access: Access::AnyHost,
         serial: "bench".to_owned(),
-    }]);
+    };
+    targets.set_exports(vec![export(Protocol::Nvme, NQN, 1), export(Protocol::Iscsi, IQN, 0)]);
     println!("{} {NQN}", targets.listen(Protocol::Nvme, address)?);
+    let portal = SocketAddr::new(address.ip(), 0);
+    println!("{} {IQN}", targets.listen(Protocol::Iscsi, portal)?);
     Ok(targets)
 }
 

@@ -197,7 +197,7 @@ pub fn unmap_start(cdb: &[u8; 16], unit: &LogicalUnit) -> Result<Action, Failure
     if bytes == 0 {
         return Ok(Action::Good);
     }
-    if bytes < 8 || bytes > 8 + UNMAP_DESCRIPTORS_MAX * 16 {
+    if !(8..=8 + UNMAP_DESCRIPTORS_MAX * 16).contains(&bytes) {
         return Err(Sense { pointer: Sense::cdb_field(7, None).pointer, ..Sense::PARAMETER_LENGTH }.into());
     }
     Ok(Action::Parameters { parameters: Parameters::Unmap, bytes })
