@@ -9,20 +9,16 @@ A method raises CoreError unless its docstring says otherwise.
 class CoreError(Exception):
     """The core refused or failed.
 
-    Attributes:
+    Its `args` are (kind, message, value):
         kind: what came of it, in snake case: the waist's error kinds (out_of_range, invalid_field, unsupported,
             no_space, media_error, checksum_mismatch, reservation_conflict, fenced, device_gone, timed_out, read_only,
             miscompare, busy), and those of opening and of pools: not_found, exists, too_small, in_use, no_such_file,
             permission, not_a_disk, io.
         message: what was wrong, for a person.
-        value: the number at fault, if there is one.
+        value: the number at fault, None if there is none.
     """
 
-    kind: str
-    message: str
-    value: int | None
-
-    def __init__(self, kind: str, message: str, value: int | None = None) -> None: ...
+    args: tuple[str, str, int | None]
 
 class Node:
     """The reactors of this process, the disks that they hold, its pools and its targets."""

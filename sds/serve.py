@@ -1,7 +1,7 @@
 """`sds serve`: starts the three processes, starts again what dies, and stops them in order.
 
-A child that dies is started again at once, then after waits that double up to BACK_OFF_S_MAX; RESTARTS_MAX deaths within
-RESTART_WINDOW_S seconds and it is given up. Without the engine there is nothing to supervise, so its end is the
+A child that dies is started again at once, then after waits that double up to BACK_OFF_S_MAX; RESTARTS_MAX deaths
+within RESTART_WINDOW_S seconds and it is given up. Without the engine there is nothing to supervise, so its end is the
 supervisor's; without the others hosts go on reading and writing, so the supervisor stays.
 
 The children follow the supervisor: if it is killed, the kernel sends them SIGTERM (see `sds.process`).
@@ -48,14 +48,14 @@ class Child:
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
         self._deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Starts the process, again and again; returns when it was stopped or given up."""
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._process = await self._start()
             status = await self._process.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             now = time.monotonic()
             self._deaths.append(now)
@@ -72,7 +72,7 @@ class Child:
 
     async def stop(self) -> None:
         """Ends the process: SIGTERM, and SIGKILL if that takes longer than STOP_LIMIT_S."""
-        self._stopping = True
+        self._stopping.set()
         if self._process is None or self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):

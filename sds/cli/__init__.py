@@ -1,29 +1,9 @@
-"""The `sds` command.
+"""The `sds` command: a thin client of REST, and `sds serve`.
 
-`version` is all that it has so far: the commands that manage pools, disks, volumes, hosts and exports come with the
-engine that they speak to.
+Exit status: 0 done; 1 refused or failed, the message says why; 2 the command line is not understood (typer's);
+3 the gateway can't be reached; 4 a confirmation was refused or could not be asked for.
 """
 
-from __future__ import annotations
+from sds.cli.main import main
 
-from importlib.metadata import version as installed_version
-
-import typer
-
-app = typer.Typer(name="sds", help="One pool out of many disks; thin volumes over NVMe/TCP and iSCSI.")
-
-
-@app.callback()
-def root() -> None:
-    """One pool out of many disks; thin volumes over NVMe/TCP and iSCSI."""
-
-
-@app.command()
-def version() -> None:
-    """Prints the version."""
-    print(installed_version("sds"))
-
-
-def main() -> None:
-    """Entry point of the installed command."""
-    app()
+__all__ = ["main"]

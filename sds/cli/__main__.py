@@ -1,5 +1,6 @@
-"""`python -m sds.cli`."""
+"""`python -m sds.cli`: the `sds` command."""
 
-from sds.cli import main
+from sds.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -40,8 +40,8 @@ TABLE: Mapping[str, Callable[[str], SdsError]] = {
 
 def translated(error: CoreError) -> SdsError:
     """The user's error for one of the core's."""
-    make = TABLE.get(error.kind, SdsError)
-    return make(error.message)
+    kind, message, _ = error.args
+    return TABLE.get(kind, SdsError)(message)
 
 
 async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,0 +1,143 @@
+"""`sds pool`, `sds disk` and `sds volume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sds.cli.client import fail, items, request
+from sds.cli.output import Format, Output, Yes, confirm, show_done, show_item, show_items
+from sds.errors import InvalidValue
+from sds.names import format_size, parse_size
+
+MEMORY_PREFIX = "memfd:"
+
+pool = typer.Typer(no_args_is_help=True, help="Disks with a common extent size.")
+disk = typer.Typer(no_args_is_help=True, help="Block devices and files that pools are made of.")
+volume = typer.Typer(no_args_is_help=True, help="Thin volumes.")
+
+
+def _size(option: str, text: str | None) -> int | None:
+    """Bytes from what was typed, as 20T."""
+    try:
+        return None if text is None else parse_size(option, text)
+    except InvalidValue as error:
+        fail(error.detail, hints={"field": error.field, "accepted": error.accepted})
+
+
+@pool.command("create")
+def pool_create(
+    name: str,
+    extent_size: Annotated[str | None, typer.Option(help="256K to 16M, a power of two; 1M if not given.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a pool; it has no disk at first."""
+    show_item(
+        request("POST", "/v1/pools", json={"name": name, "extent_bytes": _size("extent-size", extent_size)}), output
+    )
+
+
+@pool.command("list")
+def pool_list(output: Output = Format.TABLE) -> None:
+    """List pools."""
+    columns = ("name", "state", "capacity_bytes", "allocated_bytes", "provisioned_bytes", "overcommit", "disks")
+    show_items(list(items("/v1/pools")), (*columns, "volumes"), output)
+
+
+@pool.command("show")
+def pool_show(name: str, output: Output = Format.TABLE) -> None:
+    """Show a pool: capacity, what is allocated, over-commit."""
+    show_item(request("GET", f"/v1/pools/{name}"), output)
+
+
+@pool.command("delete")
+def pool_delete(name: str, yes: Yes = False, output: Output = Format.TABLE) -> None:
+    """Delete a pool that holds no volume; its disks are blank after."""
+    confirm(f"Delete pool {name} and blank its disks", yes=yes)
+    request("DELETE", f"/v1/pools/{name}")
+    show_done(f"pool {name} was deleted", output)
+
+
+@disk.command("add")
+def disk_add(
+    pool_name: Annotated[str, typer.Argument(metavar="POOL")],
+    path: Annotated[str, typer.Argument(help="A block device or a file on the machine that runs sds.")],
+    *,
+    tier: Annotated[str, typer.Option(help="flash, hdd, or a name of your own.")],
+    rank: Annotated[int | None, typer.Option(help="Of a tier of your own: 0 is the fastest, 100 the slowest.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Add it whatever it carries, which is lost.")] = False,
+    create: Annotated[str | None, typer.Option(help="Make a file of this size if there is none, as 10G.")] = None,
+    yes: Yes = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Add a disk to a pool. One that carries something is refused unless --force; one in use always."""
+    if force:
+        confirm(f"Lose whatever {path} holds", yes=yes)
+    where = path if path.startswith(MEMORY_PREFIX) else str(Path(path).absolute())
+    body = {"pool": pool_name, "path": where, "tier": tier, "rank": rank, "force": force}
+    show_item(request("POST", "/v1/disks", json=body | {"create_bytes": _size("create", create)}), output)
+
+
+@disk.command("list")
+def disk_list(
+    pool_name: Annotated[str | None, typer.Option("--pool", help="Of this pool alone.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List disks."""
+    columns = ("pool", "tier", "path", "state", "size_bytes", "capacity_bytes", "allocated_bytes", "uuid")
+    show_items(list(items("/v1/disks", pool=pool_name)), columns, output)
+
+
+@volume.command("create")
+def volume_create(
+    name: str,
+    pool_name: Annotated[str, typer.Option("--pool")],
+    size: Annotated[str, typer.Option(help="As 20T; it may be larger than the pool.")],
+    block_size: Annotated[int | None, typer.Option(help="Logical block, 512 or 4096 bytes; 512 if not given.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a thin volume."""
+    body = {"name": name, "pool": pool_name, "size_bytes": _size("size", size), "logical_block_bytes": block_size}
+    show_item(request("POST", "/v1/volumes", json=body), output)
+
+
+@volume.command("list")
+def volume_list(
+    pool_name: Annotated[str | None, typer.Option("--pool", help="Of this pool alone.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List volumes."""
+    columns = ("name", "pool", "size_bytes", "allocated_bytes", "exports")
+    show_items(list(items("/v1/volumes", pool=pool_name)), columns, output)
+
+
+@volume.command("show")
+def volume_show(name: str, output: Output = Format.TABLE) -> None:
+    """Show a volume."""
+    show_item(request("GET", f"/v1/volumes/{name}"), output)
+
+
+@volume.command("resize")
+def volume_resize(
+    name: str,
+    size: Annotated[str, typer.Argument(help="The new size, as 30T.")] = "",
+    size_option: Annotated[str, typer.Option("--size", help="The new size, as 30T.")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Grow a volume; its hosts are told."""
+    if bool(size) == bool(size_option):
+        fail("give the new size once", hints={"field": "size", "accepted": "an argument or --size"})
+    new = _size("size", size or size_option)
+    show_item(request("PATCH", f"/v1/volumes/{name}", json={"size_bytes": new}), output)
+
+
+@volume.command("delete")
+def volume_delete(name: str, yes: Yes = False, output: Output = Format.TABLE) -> None:
+    """Delete a volume and everything on it."""
+    if not yes:
+        size = format_size(request("GET", f"/v1/volumes/{name}")["allocated_bytes"])
+        confirm(f"Delete volume {name} with {size} of data", yes=yes)
+    request("DELETE", f"/v1/volumes/{name}")
+    show_done(f"volume {name} was deleted", output)
