@@ -34,3 +34,6 @@ pub use event::{
     Targets,
 };
 pub use session::Settings;
+
+#[cfg(test)]
+mod tests;

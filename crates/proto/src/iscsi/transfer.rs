@@ -110,7 +110,7 @@ impl TargetConnection {
             }
             Action::Payload { command, payload_bytes, exact } => {
                 if exact && offered_out != payload_bytes {
-                    return Err(Sense::INVALID_FIELD_IN_UNIT.into());
+                    return Err(Sense::INVALID_FIELD_IN_CDB.into());
                 }
                 task.writes = !matches!(command, Command::Compare(_));
                 task.cdb_bytes = payload_bytes;
@@ -121,7 +121,7 @@ impl TargetConnection {
             }
             Action::Parameters { parameters, bytes } => {
                 if parameters.exact() && offered_out != bytes {
-                    return Err(Sense::INVALID_FIELD_IN_UNIT.into());
+                    return Err(Sense::INVALID_FIELD_IN_CDB.into());
                 }
                 task.writes = true;
                 task.cdb_bytes = bytes;

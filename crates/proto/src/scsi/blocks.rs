@@ -138,9 +138,6 @@ pub fn compare_and_write(cdb: &[u8; 16], unit: &LogicalUnit) -> Result<Action, F
     if place.blocks > compare_and_write_blocks_max(unit) {
         return Err(Sense::cdb_field(13, None).into());
     }
-    if place.blocks == 0 {
-        return Ok(Action::Good);
-    }
     let payload_bytes = 2 * place.blocks * unit.block_bytes();
     Ok(Action::Payload { command: Command::CompareAndWrite { range, fua: place.fua() }, payload_bytes, exact: true })
 }

@@ -80,8 +80,6 @@ impl Sense {
     pub const INVALID_FIELD_IN_PARAMETERS: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x00);
     /// PARAMETER LIST LENGTH ERROR.
     pub const PARAMETER_LENGTH: Self = Self::new(SenseKey::IllegalRequest, 0x1a, 0x00);
-    /// INVALID FIELD IN COMMAND INFORMATION UNIT: what iSCSI said of the transfer does not fit the CDB.
-    pub const INVALID_FIELD_IN_UNIT: Self = Self::new(SenseKey::IllegalRequest, 0x0e, 0x03);
     /// LOGICAL UNIT NOT SUPPORTED.
     pub const NO_SUCH_UNIT: Self = Self::new(SenseKey::IllegalRequest, 0x25, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.

@@ -34,8 +34,8 @@ pub struct TransferLimits {
     pub compare_and_write_bytes_max: u32,
 }
 
-/// One WRITE SAME: 64 MiB of 512-byte blocks, so that it ends within a host's patience on a slow disk.
-pub const WRITE_SAME_BLOCKS_MAX: u64 = 1 << 17;
+/// One WRITE SAME: 16 MiB of 512-byte blocks, so that it ends within a host's patience on a slow disk.
+pub const WRITE_SAME_BLOCKS_MAX: u64 = 1 << 15;
 /// One UNMAP, all descriptors together: 512 MiB of 512-byte blocks.
 pub const UNMAP_BLOCKS_MAX: u32 = 1 << 20;
 /// One UNMAP's descriptors: its list stays below [`PARAMETER_BYTES_MAX`].
