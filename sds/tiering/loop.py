@@ -15,7 +15,8 @@ from sds.rpc import Client
 log = logging.getLogger("sds.tiering")
 
 CALL_LIMIT_S = 60.0
-ENGINE_AWAY_WARN = 3  # Samples missed in a row before it is worth a person's look.
+RETRY_S = 5.0
+ENGINE_AWAY_WARN = 6  # Samples missed in a row, half a minute, before it is worth a person's look.
 
 
 async def main(config: Config) -> None:
@@ -46,7 +47,8 @@ async def _sample_for_ever(engine: Client, period_s: float) -> None:
         else:
             missed = 0
             log.info("%s", summary(sample))
-        await asyncio.sleep(period_s)
+        # After a restart the engine is back in seconds; a whole period would be lost otherwise.
+        await asyncio.sleep(min(period_s, RETRY_S) if missed else period_s)
 
 
 def summary(sample: Mapping[str, Any]) -> str:
