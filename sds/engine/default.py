@@ -8,27 +8,16 @@ import shutil
 from sds.engine.access import Access
 from sds.engine.admission import DISK_BYTES_MIN
 from sds.engine.pools import Pools
+from sds.engine.sizes import sizes
 from sds.engine.state import State
 from sds.engine.volumes import Volumes
-from sds.names import GIB, MIB
+from sds.names import GIB
 
 log = logging.getLogger(__name__)
 
 POOL = "default"
 VOLUME = "demo"
 VOLUME_BYTES = 16 * GIB
-FREE_SHARE = 4  # The disks together take at most this part of the free space.
-FLASH_SHARE = 4  # Flash gets this part of it: a quarter to three quarters is a usual mix.
-FLASH_BYTES_MAX = 4 * GIB  # Enough to try with, and little enough for a laptop.
-HDD_BYTES_MAX = 12 * GIB
-
-
-def sizes(free_bytes: int) -> tuple[int, int]:
-    """The flash and the HDD disk's sizes in bytes, whole mebibytes."""
-    budget = free_bytes // FREE_SHARE
-    flash = min(budget // FLASH_SHARE, FLASH_BYTES_MAX)
-    hdd = min(budget - budget // FLASH_SHARE, HDD_BYTES_MAX)
-    return flash // MIB * MIB, hdd // MIB * MIB
 
 
 async def make(state: State, pools: Pools, volumes: Volumes, access: Access) -> None:

@@ -1,0 +1,1 @@
+"""REST and the command line, over real sockets."""

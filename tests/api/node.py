@@ -1,0 +1,99 @@
+"""The gateway as hosts' administrators meet it: on a TCP socket, in front of a real RPC server.
+
+The engine behind that server is a handful of methods that remember what they were asked and answer what a test has
+told them to; what the real engine answers is tested in test_node.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from sds.gateway.app import make_guarded
+from sds.rpc import Client, Handler, Server
+
+TOKEN = "a-token-for-tests"  # noqa: S105 - it opens nothing but a test's own gateway.
+START_LIMIT_S = 10
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers from `answers` (an exception is raised), and keeps what it was asked in `asked`."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def methods(self) -> dict[str, Handler]:
+        """The methods that the tests need, with the real ones' signatures."""
+
+        async def volume_create(
+            name: str, pool: str, size_bytes: int, logical_block_bytes: int | None = None
+        ) -> object:
+            return self._answer("volume_create", locals())
+
+        async def volume_list(pool: str | None = None, limit: int | None = None, cursor: str | None = None) -> object:
+            return self._answer("volume_list", locals())
+
+        async def volume_get(name: str) -> object:
+            return self._answer("volume_get", locals())
+
+        async def volume_resize(name: str, size_bytes: int) -> object:
+            return self._answer("volume_resize", locals())
+
+        async def volume_delete(name: str) -> object:
+            return self._answer("volume_delete", locals())
+
+        async def export_create(
+            volume: str, protocol: str, hosts: list[str] | None = None, any_host: bool | None = None
+        ) -> object:
+            return self._answer("export_create", locals())
+
+        async def health_get() -> object:
+            return self._answer("health_get", locals())
+
+        async def metrics_get() -> object:
+            return self._answer("metrics_get", locals())
+
+        made = (volume_create, volume_list, volume_get, volume_resize, volume_delete, export_create)
+        return {method.__name__: method for method in (*made, health_get, metrics_get)}
+
+    def _answer(self, method: str, params: dict[str, Any]) -> object:
+        given = {name: value for name, value in params.items() if name != "self" and value is not None}
+        self.asked.append((method, given))
+        answer = self.answers[method]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, engine: ScriptedEngine | None) -> Iterator[str]:
+    """Runs a gateway in a thread, in front of `engine` (None: nobody answers); its URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    app = make_guarded(Client(folder / "engine.sock", call_limit_s=5), TOKEN)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+
+    async def run() -> None:
+        rpc = Server(folder / "engine.sock", engine.methods()) if engine else None
+        if rpc:
+            await rpc.start()
+        await server._serve([listener])
+        if rpc:
+            await rpc.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(START_LIMIT_S)

@@ -1,0 +1,195 @@
+"""REST: tokens, limits, problems, pages and the schema."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sds.errors import BY_SLUG, InUse, InvalidValue, NameTaken, NotFound, SdsError
+from sds.gateway.guard import BODY_BYTES_MAX
+from tests.api.node import TOKEN, ScriptedEngine, gateway
+
+VOLUME = {
+    "name": "pacs",
+    "uuid": "0c1f3f4e-6f3e-4a43-8e57-1f1b8a0a4d10",
+    "pool": "archive",
+    "size_bytes": 1 << 40,
+    "allocated_bytes": 0,
+    "logical_block_bytes": 512,
+    "exports": [],
+    "created": "2026-01-01T00:00:00+00:00",
+}
+NEW = {"name": "pacs", "pool": "archive", "size_bytes": 1 << 40}
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """What answers behind the gateway."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def rest(tmp_path: Path, engine: ScriptedEngine) -> Iterator[httpx.Client]:
+    """A client with the token."""
+    with (
+        gateway(tmp_path, engine) as url,
+        httpx.Client(base_url=url, headers={"authorization": f"Bearer {TOKEN}"}) as client,
+    ):
+        yield client
+
+
+def _problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert (problem["type"], problem["status"]) == (f"urn:sds:problem:{slug}", status)
+    assert problem["title"] == BY_SLUG[slug].title
+    return problem
+
+
+def test_a_new_volume_is_201_and_the_same_again_200(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    for new, status in ((True, 201), (False, 200)):
+        engine.answers["volume_create"] = {"item": VOLUME, "new": new}
+        response = rest.post("/v1/volumes", json=NEW)
+        assert (response.status_code, response.json()) == (status, VOLUME)
+    assert engine.asked == [("volume_create", NEW)] * 2
+
+
+@pytest.mark.parametrize("token", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"])
+def test_without_the_token_nothing_is_asked(rest: httpx.Client, engine: ScriptedEngine, token: str) -> None:
+    for path in ("/v1/volumes", "/metrics", "/nothing"):
+        response = rest.get(path, headers={"authorization": token})
+        _problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert not engine.asked
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidValue("size_bytes", "no", "4096"), 422),
+        (NotFound("no", field="pool"), 404),
+        (NameTaken("no"), 409),
+        (InUse("no", accepted="a volume without exports"), 409),
+        (SdsError("no"), 500),
+    ],
+)
+def test_the_engines_refusals_are_problems(
+    rest: httpx.Client, engine: ScriptedEngine, error: SdsError, status: int
+) -> None:
+    engine.answers["volume_create"] = error
+    problem = _problem(rest.post("/v1/volumes", json=NEW), status, error.slug)
+    assert (problem["detail"], problem["field"], problem["accepted"]) == ("no", error.field, error.accepted)
+    assert problem["instance"] == "/v1/volumes"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": "pacs", "pool": "archive"}, "size_bytes"),
+        (NEW | {"size_bytes": "1T"}, "size_bytes"),
+        (NEW | {"size_bytes": 1.5}, "size_bytes"),
+        (NEW | {"size_bytes": True}, "size_bytes"),
+        (NEW | {"colour": "red"}, "colour"),
+        (NEW | {"name": 7}, "name"),
+        ([], "body"),
+    ],
+)
+def test_a_body_of_the_wrong_shape_names_the_field(
+    rest: httpx.Client, engine: ScriptedEngine, body: object, field: str
+) -> None:
+    problem = _problem(rest.post("/v1/volumes", json=body), 422, "invalid-value")
+    assert problem["field"] == field
+    assert problem["accepted"]
+    assert not engine.asked
+
+
+def test_what_is_no_json_is_refused(rest: httpx.Client) -> None:
+    _problem(rest.post("/v1/volumes", content=b"{", headers={"content-type": "application/json"}), 422, "invalid-value")
+
+
+def test_unknown_paths_and_methods_are_problems(rest: httpx.Client) -> None:
+    _problem(rest.get("/v1/nothing"), 404, "not-found")
+    _problem(rest.put("/v1/volumes", json={}), 405, "method-not-allowed")
+
+
+def test_a_large_body_is_refused_whether_or_not_it_says_so(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    large = b"x" * (BODY_BYTES_MAX + 1)
+    _problem(rest.post("/v1/volumes", content=large), 413, "too-large")
+    _problem(rest.post("/v1/volumes", content=iter([large])), 413, "too-large")
+    assert not engine.asked
+
+
+def test_pages_and_filters_are_passed_on(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["volume_list"] = {"items": [VOLUME], "next": "eA=="}
+    response = rest.get("/v1/volumes", params={"pool": "archive", "limit": 1, "cursor": "YQ=="})
+    assert response.json() == {"items": [VOLUME], "next": "eA=="}
+    assert engine.asked == [("volume_list", {"pool": "archive", "limit": 1, "cursor": "YQ=="})]
+    assert _problem(rest.get("/v1/volumes", params={"limit": "many"}), 422, "invalid-value")["field"] == "limit"
+
+
+def test_a_deleted_volume_leaves_nothing_to_say(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["volume_delete"] = None
+    response = rest.delete("/v1/volumes/pacs")
+    assert (response.status_code, response.content) == (204, b"")
+
+
+def test_one_host_is_a_list_of_one(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["export_create"] = InUse("no")
+    rest.post("/v1/exports", json={"volume": "pacs", "protocol": "nvme", "host": "pacs1"})
+    assert engine.asked == [("export_create", {"volume": "pacs", "protocol": "nvme", "hosts": ["pacs1"]})]
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 200), ("degraded", 503)])
+def test_health_needs_no_token(rest: httpx.Client, engine: ScriptedEngine, status: str, code: int) -> None:
+    engine.answers["health_get"] = {"status": status, "pools": {}}
+    response = rest.get("/healthz", headers={"authorization": ""})
+    assert (response.status_code, response.json()["status"]) == (code, status)
+
+
+def test_without_an_engine_everything_is_503_and_may_be_tried_again(tmp_path: Path) -> None:
+    with (
+        gateway(tmp_path, None) as url,
+        httpx.Client(base_url=url, headers={"authorization": f"Bearer {TOKEN}"}) as rest,
+    ):
+        response = rest.get("/v1/volumes")
+        _problem(response, 503, "unavailable")
+        assert response.headers["retry-after"] == "1"
+        assert rest.get("/healthz").json()["status"] == "down"
+
+
+def test_metrics_are_prometheus_text(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["metrics_get"] = {
+        "core": {"io": {"reads": 7}, "name": "not a figure"},
+        "sessions": 2,
+        "pools": [],
+        "disks": [],
+        "volumes": [VOLUME],
+        "uptime_s": 1.5,
+    }
+    lines = rest.get("/metrics").text.splitlines()
+    assert "sds_core_io_reads 7.0" in lines
+    assert "sds_sessions 2.0" in lines
+    assert 'sds_volume_size_bytes{pool="archive",volume="pacs"} 1.099511627776e+12' in lines
+    assert not any("name" in line and "core" in line for line in lines)
+
+
+def test_the_schema_names_every_resource_with_examples(rest: httpx.Client) -> None:
+    schema = rest.get("/openapi.json", headers={"authorization": ""}).json()
+    nouns = ("pools", "disks", "volumes", "hosts", "exports", "events")
+    assert {f"/v1/{noun}" for noun in nouns} | {"/healthz", "/metrics"} <= schema["paths"].keys()
+    for name in ("PoolCreate", "DiskAdd", "VolumeCreate", "VolumeResize", "HostCreate", "ExportCreate", "Problem"):
+        assert schema["components"]["schemas"][name]["examples"]
+
+
+def test_what_is_no_http_ends_the_connection_alone(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["volume_get"] = VOLUME
+    with socket.create_connection((rest.base_url.host, rest.base_url.port or 0), timeout=5) as raw:
+        raw.sendall(b"\x00\xff\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    assert rest.get("/v1/volumes/pacs").status_code == 200

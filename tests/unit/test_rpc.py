@@ -1,0 +1,164 @@
+"""JSON-RPC: framing byte by byte, and a real client against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sds.errors import InvalidValue, NotFound, SdsError, Unavailable
+from sds.rpc import INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, Client, FramingError, RpcError, Server, Splitter
+
+
+async def double(number: int, times: int = 1) -> object:
+    """A method with a required and an optional parameter."""
+    return number * 2**times
+
+
+async def refuse(name: str, tags: list[str] | None = None) -> object:
+    """A method that refuses."""
+    raise NotFound(f"there is no {name} {tags}", field="name")
+
+
+async def slow() -> object:
+    """A method that does not end by itself."""
+    await asyncio.sleep(3600)
+    return None
+
+
+async def broken() -> object:
+    """A method with a bug."""
+    raise ZeroDivisionError("a bug")
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> AsyncIterator[Path]:
+    """The socket of a running server."""
+    server = Server(tmp_path / "sock", {"double": double, "refuse": refuse, "slow": slow, "broken": broken})
+    await server.start()
+    yield tmp_path / "sock"
+    await server.stop()
+
+
+@pytest.fixture
+async def client(path: Path) -> AsyncIterator[Client]:
+    """A client of it."""
+    client = Client(path, call_limit_s=5)
+    yield client
+    await client.close()
+
+
+def test_messages_are_cut_where_their_braces_close() -> None:
+    splitter = Splitter()
+    assert splitter.feed(b'{"a":1}{"b":') == [b'{"a":1}']
+    assert splitter.feed(b'"}"} \r\n\t[1,[2]]') == [b'{"b":"}"}', b"[1,[2]]"]
+    assert splitter.feed(rb'{"c":"\"}{\\"}') == [rb'{"c":"\"}{\\"}']
+
+
+def test_messages_cut_at_any_byte_are_put_together_again(seed: int) -> None:
+    rng = random.Random(seed)
+    messages = [{"text": "".join(rng.choices('{}[]"\\ aé', k=rng.randrange(20)))} for _ in range(200)]
+    stream = b"".join(json.dumps(message, ensure_ascii=False).encode() for message in messages)
+    splitter, found = Splitter(), []
+    while stream:
+        size = rng.randrange(1, 12)
+        found += splitter.feed(stream[:size])
+        stream = stream[size:]
+    assert [json.loads(message) for message in found] == messages
+
+
+@pytest.mark.parametrize("data", [b"x", b'{"a":1}]', b'"text"', b"GET / HTTP/1.1", b"{" * 65, b'{"' + b"a" * 100])
+def test_what_is_no_message_ends_the_connection(data: bytes) -> None:
+    with pytest.raises(FramingError):
+        Splitter(bytes_max=100).feed(data)
+
+
+async def test_the_socket_is_its_owners_alone(path: Path) -> None:
+    assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o600
+
+
+async def test_many_calls_in_flight_find_their_answers(client: Client) -> None:
+    assert await asyncio.gather(*(client.call("double", number=n) for n in range(500))) == [2 * n for n in range(500)]
+
+
+async def test_a_refusal_keeps_its_class_and_field(client: Client) -> None:
+    with pytest.raises(NotFound) as caught:
+        await client.call("refuse", name="pool", tags=["a"])
+    assert (caught.value.field, caught.value.detail) == ("name", "there is no pool ['a']")
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "accepted"),
+    [
+        ({}, "number", "an integer"),
+        ({"number": "1"}, "number", "an integer"),
+        ({"number": True}, "number", "an integer"),
+        ({"number": 1, "more": 2}, "more", "one of number, times"),
+    ],
+)
+async def test_parameters_are_checked(client: Client, params: dict[str, object], field: str, accepted: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        await client.call("double", **params)
+    assert (caught.value.field, caught.value.accepted) == (field, accepted)
+
+
+async def test_lists_are_checked_item_by_item(client: Client) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        await client.call("refuse", name="x", tags=[1])
+    assert caught.value.accepted == "a list, each a string or null"
+
+
+async def test_a_bug_is_an_internal_error_and_the_connection_stays(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SdsError, match="a bug") as caught:
+        await client.call("broken")
+    assert caught.value.slug == "internal"
+    assert "broken failed" in caplog.text
+    assert await client.call("double", number=4, times=2) == 16
+
+
+async def test_an_unknown_method_is_refused_by_code(client: Client) -> None:
+    with pytest.raises(RpcError) as caught:
+        await client.call("nothing")
+    assert caught.value.code == METHOD_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code"), [(b"{]", PARSE_ERROR), (b"[1]", INVALID_REQUEST), (b'{"id":1}', INVALID_REQUEST)]
+)
+async def test_what_is_no_request_is_refused(path: Path, request_bytes: bytes, code: int) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(request_bytes)
+    answer = json.loads(await reader.readuntil(b"}}"))
+    assert (answer["error"]["code"], answer["id"]) == (code, None)
+    writer.close()
+
+
+async def test_a_call_that_takes_too_long_is_given_up(path: Path) -> None:
+    client = Client(path, call_limit_s=0.1)
+    with pytest.raises(Unavailable, match=r"slow was not answered within 0\.1 s"):
+        await client.call("slow")
+    assert await client.call("double", number=1) == 2
+    await client.close()
+
+
+async def test_a_client_finds_the_server_that_was_started_again(tmp_path: Path) -> None:
+    client = Client(tmp_path / "sock")
+    with pytest.raises(Unavailable, match="nothing answers"):
+        await client.call("double", number=1)
+    for _ in range(2):
+        server = Server(tmp_path / "sock", {"double": double, "slow": slow})
+        await server.start()
+        assert await client.call("double", number=1) == 2
+        waiting = asyncio.create_task(client.call("slow"))
+        await asyncio.sleep(0.05)
+        await server.stop()
+        with pytest.raises(Unavailable):
+            await waiting
+    await client.close()
