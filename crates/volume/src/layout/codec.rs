@@ -173,6 +173,20 @@ impl Envelope {
     }
 }
 
+impl Envelope {
+    /// The body of the envelope that `bytes` are, all of them.
+    ///
+    /// # Errors
+    /// As [`Envelope::open`], or if bytes follow.
+    pub fn open_whole<'a>(&self, bytes: &'a [u8], seed: &[u8]) -> Result<Reader<'a>, DecodeError> {
+        let (reader, length) = self.open(bytes, seed)?;
+        if length < bytes.len() {
+            return Err(reader.value("length", length as u64));
+        }
+        Ok(reader)
+    }
+}
+
 /// The CRC of a sealed envelope.
 #[must_use]
 pub fn sealed_crc(bytes: &[u8]) -> u32 {

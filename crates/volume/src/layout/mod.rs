@@ -5,6 +5,10 @@
 //! | [`codec`] | the envelope that everything wears, little-endian fields, what was wrong with bytes |
 //! | [`parts`] | ids, homes, block states and catalog entries: what several formats share |
 //! | [`delta`] | a group of deltas, as the carry-over ring and journal frames have it |
+//! | [`disk`] | where the regions of a disk lie |
+//! | [`label`] | whose a disk is |
+//! | [`catalog`] | the catalog, and its slots on a disk |
+//! | [`owner`] | what each chunk holds |
 //! | [`frame`] | journal frames and the journal's header |
 //!
 //! Nothing here does I/O, and no bytes whatever make a decoder panic.
@@ -12,6 +16,10 @@
 pub mod codec;
 pub mod parts;
 pub mod delta;
+pub mod disk;
+pub mod label;
+pub mod catalog;
+pub mod owner;
 pub mod frame;
 #[cfg(test)]
 pub(crate) mod memory;
