@@ -1,7 +1,7 @@
 """The gateway as hosts' administrators meet it: on a TCP socket, in front of a real RPC server.
 
 The engine behind that server is a handful of methods that remember what they were asked and answer what a test has
-told them to; what the real engine answers is tested in test_node.py.
+told them to; what the real engine answers is tested in tests/clients/test_node.py.
 """
 
 from __future__ import annotations
