@@ -1,7 +1,7 @@
 //! Where the regions of a disk lie.
 //!
-//! Layout: label A at 0, label B at 512 KiB, from 1 MiB on two catalog slots, the journal (if the disk is a member), the
-//! owner table, and the data area, which starts at a multiple of the extent. The label has all offsets, so a later
+//! Layout: label A at 0, label B at 512 KiB, from 1 MiB on two catalog slots, the journal (if the disk is a member),
+//! the owner table, and the data area, which starts at a multiple of the extent. The label has all offsets, so a later
 //! version may plan otherwise.
 //!
 //! Considerations: small disks are for trying things out and for tests, so what is fixed on a large disk shrinks with a

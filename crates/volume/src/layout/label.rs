@@ -1,6 +1,7 @@
 //! A disk's label: whose it is, and where everything else on it lies.
 //!
-//! Layout: one block of 4 KiB, twice on the disk; the one with the higher sequence holds. Numbers first, then the texts.
+//! Layout: one block of 4 KiB, twice on the disk; the one with the higher sequence holds. Numbers first, then the
+//! texts.
 
 use super::codec::{DecodeError, Envelope};
 use super::disk::{DiskLayout, LABEL_BYTES};
@@ -33,12 +34,13 @@ pub struct Label {
     pub journal: bool,
     /// The pool was closed in order since it was opened last.
     pub clean: bool,
-    /// The pool's epoch: raised whenever a disk is lost, so that one with an older one is known to have missed something.
+    /// The pool's epoch: raised whenever a disk is lost, so that one with an older one is known to have missed
+    /// something.
     pub pool_epoch: u32,
     /// Which of two labels is newer.
     pub sequence: u64,
-    /// The last checkpoint that the disk was told of before its last sync: a disk that comes back with an older one lost
-    /// what it said was durable.
+    /// The last checkpoint that the disk was told of before its last sync: a disk that comes back with an older one
+    /// lost what it said was durable.
     pub checkpoint_mark: Lsn,
     /// Where its regions lie.
     pub layout: DiskLayout,
