@@ -14,6 +14,7 @@
 //! | [`layout`] | every byte on a disk: label, catalog slots, owner tables, journal frames; rows of the MetaStore |
 //! | [`ring`] | deltas that were acknowledged and are not yet in the journal, in memory that outlives the process |
 //! | [`journal`] | what a host was told is durable: frames on one disk or two |
+//! | [`label_io`] | labels and catalog slots on disks |
 #![forbid(unsafe_code)]
 
 pub mod place;
@@ -26,3 +27,4 @@ pub mod error;
 pub mod layout;
 pub mod ring;
 pub mod journal;
+pub mod label_io;

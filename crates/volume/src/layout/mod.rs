@@ -10,6 +10,7 @@
 //! | [`catalog`] | the catalog, and its slots on a disk |
 //! | [`owner`] | what each chunk holds |
 //! | [`frame`] | journal frames and the journal's header |
+//! | [`rows`] | rows of the MetaStore |
 //!
 //! Nothing here does I/O, and no bytes whatever make a decoder panic.
 
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod label;
 pub mod catalog;
 pub mod owner;
+pub mod rows;
 pub mod frame;
 #[cfg(test)]
 pub(crate) mod memory;

@@ -1,0 +1,423 @@
+//! Rows of the MetaStore.
+//!
+//! | key | row |
+//! |---|---|
+//! | `S` tree page | [`PageSet`]: what else to read of a page |
+//! | `P` tree page layer | [`PageRow`]: a layer's 512 entries |
+//! | `R` row | [`RecordRow`]: 64 records of the extent table |
+//! | `F` disk segment | 32,768 chunks of free space, [`encode_segment`] |
+//! | `C` | the catalog, [`super::catalog::encode_catalog`] |
+//! | `K` | up to where all this is complete, [`encode_checkpoint`] |
+//!
+//! Numbers in keys are big-endian, so that a scan goes in their order. Considerations: ids of one page are near each
+//! other and blocks of an extent are mostly alike, so pages hold differences and records hold runs: a page written in
+//! order takes a byte an entry, and the record of a full extent in one run about 12.
+
+use super::codec::{DecodeError, Envelope, Reader, Writer};
+use super::delta::ROW_MAX;
+use super::parts;
+use crate::place::{
+    DiskNo, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey, RECORDS_PER_ROW,
+};
+use crate::record::{BlockState, Record, RowSlot, States};
+
+const SET: Envelope = Envelope { format: "page set row", magic: *b"SDSS", version: 1 };
+const PAGE: Envelope = Envelope { format: "page row", magic: *b"SDSP", version: 1 };
+const RECORDS: Envelope = Envelope { format: "record row", magic: *b"SDSR", version: 1 };
+const SEGMENT: Envelope = Envelope { format: "bitmap row", magic: *b"SDSB", version: 1 };
+const CHECKPOINT: Envelope = Envelope { format: "checkpoint row", magic: *b"SDSM", version: 1 };
+
+/// The key of the catalog.
+pub const CATALOG_KEY: &[u8] = b"C";
+/// The key of the checkpoint's LSN.
+pub const CHECKPOINT_KEY: &[u8] = b"K";
+/// What keys of page sets start with.
+pub const PAGE_SET_PREFIX: &[u8] = b"S";
+/// What keys of pages start with.
+pub const PAGE_PREFIX: &[u8] = b"P";
+/// What keys of record rows start with.
+pub const RECORD_PREFIX: &[u8] = b"R";
+/// What keys of bitmap segments start with.
+pub const SEGMENT_PREFIX: &[u8] = b"F";
+/// 64-bit words of a bitmap segment: 4 KiB.
+pub const SEGMENT_WORDS: usize = 512;
+/// Words of an extent's states, at the most: 4,096 blocks.
+const STATES_WORDS_MAX: u64 = 64;
+
+/// The key of a page's set.
+#[must_use]
+pub fn page_set_key(page: PageKey) -> Vec<u8> {
+    [PAGE_SET_PREFIX, &page.tree.0.to_be_bytes(), &page.page.0.to_be_bytes()].concat()
+}
+
+/// The key of a layer's version of a page.
+#[must_use]
+pub fn page_key(page: PageKey, layer: LayerId) -> Vec<u8> {
+    [PAGE_PREFIX, &page.tree.0.to_be_bytes(), &page.page.0.to_be_bytes(), &layer.0.to_be_bytes()].concat()
+}
+
+/// The key of a row of the extent table.
+#[must_use]
+pub fn record_key(row: u64) -> Vec<u8> {
+    [RECORD_PREFIX, &row.to_be_bytes()].concat()
+}
+
+/// The key of a segment of a disk's free space.
+#[must_use]
+pub fn segment_key(disk: DiskNo, segment: u32) -> Vec<u8> {
+    [SEGMENT_PREFIX, &disk.0.to_be_bytes(), &segment.to_be_bytes()].concat()
+}
+
+/// Disk and segment of a key that starts with [`SEGMENT_PREFIX`].
+#[must_use]
+pub fn segment_of_key(key: &[u8]) -> Option<(DiskNo, u32)> {
+    let rest: &[u8; 6] = key.strip_prefix(SEGMENT_PREFIX)?.try_into().ok()?;
+    let [a, b, segment @ ..] = *rest;
+    Some((DiskNo(u16::from_be_bytes([a, b])), u32::from_be_bytes(segment)))
+}
+
+/// What there is of a page: read first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageSet {
+    /// The last group that is in it.
+    pub lsn: Lsn,
+    /// Rows of the extent table that were granted to it.
+    pub rows: Vec<u64>,
+    /// Layers that have a version of their own.
+    pub layers: Vec<LayerId>,
+}
+
+impl PageSet {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = SET.begin();
+        out.varint(self.lsn.0);
+        out.varint(self.rows.len() as u64);
+        let mut before = 0;
+        for row in &self.rows {
+            out.signed(*row as i64 - before);
+            before = *row as i64;
+        }
+        out.varint(self.layers.len() as u64);
+        self.layers.iter().for_each(|layer| out.varint(u64::from(layer.0)));
+        SET.seal(out, &[])
+    }
+
+    /// The set in `bytes`.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = SET.open_whole(bytes, &[])?;
+        let lsn = Lsn(reader.varint("lsn")?);
+        let count = reader.count("row count")?;
+        let mut rows = Vec::with_capacity(count);
+        let mut before = 0_i64;
+        for _ in 0..count {
+            before = before.wrapping_add(reader.signed("row")?);
+            if !(0..=ROW_MAX as i64).contains(&before) {
+                return Err(reader.value("row", before as u64));
+            }
+            rows.push(before as u64);
+        }
+        let count = reader.count("layer count")?;
+        let layers = (0..count).map(|_| parts::get_layer_id(&mut reader, "layer")).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self { lsn, rows, layers })
+    }
+}
+
+/// A layer's version of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRow {
+    /// The last group that is in it.
+    pub lsn: Lsn,
+    /// What the layer names at each index.
+    pub entries: Box<[ExtentId; EXTENTS_PER_PAGE as usize]>,
+}
+
+impl PageRow {
+    /// Its bytes: for a run of holes a varint of `count * 2`; for an id a varint of `difference * 4 + 1`, where the
+    /// difference is a signed varint's value of the index to that of the id before, plus 2 and the generation as a
+    /// varint behind it if that differs from the one before.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = PAGE.begin();
+        out.varint(self.lsn.0);
+        let (mut index, mut generation) = (0_i64, 1);
+        for group in self.entries.chunk_by(|a, b| a.is_hole() && b.is_hole()) {
+            let id = group[0];
+            if id.is_hole() {
+                out.varint((group.len() as u64) << 1);
+                continue;
+            }
+            let difference = id.index() as i64 - index;
+            let zigzag = ((difference << 1) ^ (difference >> 63)) as u64;
+            let same = id.generation().0 == generation;
+            out.varint(zigzag << 2 | if same { 1 } else { 3 });
+            if !same {
+                out.varint(u64::from(id.generation().0));
+            }
+            (index, generation) = (id.index() as i64, id.generation().0);
+        }
+        PAGE.seal(out, &[])
+    }
+
+    /// The row in `bytes`.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = PAGE.open_whole(bytes, &[])?;
+        let lsn = Lsn(reader.varint("lsn")?);
+        let mut entries = Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize]);
+        let (mut at, mut index, mut generation) = (0, 0_i64, 1_u32);
+        while at < entries.len() {
+            let token = reader.varint("page entry")?;
+            if token & 1 == 0 {
+                if token == 0 || token >> 1 > (entries.len() - at) as u64 {
+                    return Err(reader.value("page entry", token));
+                }
+                at += (token >> 1) as usize;
+                continue;
+            }
+            let zigzag = token >> 2;
+            index = index.wrapping_add((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+            if token & 2 != 0 {
+                generation = reader.varint_max("entry generation", u64::from(ExtentId::GENERATION_MAX))? as u32;
+            }
+            let is_id = (0..1 << ExtentId::INDEX_BITS).contains(&index) && (index, generation) != (0, 0);
+            if !is_id {
+                return Err(reader.value("page entry", token));
+            }
+            entries[at] = ExtentId::new(index as u64, Generation(generation));
+            at += 1;
+        }
+        reader.end()?;
+        Ok(Self { lsn, entries })
+    }
+}
+
+/// A row of the extent table: 64 records, all of one page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRow {
+    /// The last group that is in it.
+    pub lsn: Lsn,
+    /// The page that the row was granted to.
+    pub page: PageKey,
+    /// What the row's ids are.
+    pub slots: Vec<RowSlot>,
+}
+
+const TAKEN: u8 = 1;
+const ALL_DATA: u8 = 2;
+const HAS_BASE: u8 = 4;
+const SAME_BIRTH: u8 = 8;
+const RAW_STATES: u8 = 16;
+
+impl RecordRow {
+    /// Its bytes; `row` is the number in its key. A slot is a byte of flags, the generation and, if taken: birth layer
+    /// (unless the same as before), place in the page, base (if any), home, states (unless all are data).
+    ///
+    /// # Panics
+    /// If there are not 64 slots, or a record's id or index is of another row or page.
+    #[must_use]
+    pub fn encode(&self, row: u64) -> Vec<u8> {
+        assert_eq!(self.slots.len() as u64, RECORDS_PER_ROW, "a row has 64 slots");
+        let mut out = RECORDS.begin();
+        out.varint(self.lsn.0);
+        parts::put_page(&mut out, self.page);
+        let mut birth = LayerId(0);
+        for (slot, index) in self.slots.iter().zip(row * RECORDS_PER_ROW..) {
+            match slot {
+                RowSlot::Empty(generation) => {
+                    out.u8(0);
+                    out.varint(u64::from(generation.0));
+                }
+                RowSlot::Taken(record) => {
+                    assert!(record.id.index() == index, "{:?} in row {row}", record.id);
+                    put_record(&mut out, record, self.page, &mut birth);
+                }
+            }
+        }
+        RECORDS.seal(out, &row.to_le_bytes())
+    }
+
+    /// The row `row` in `bytes`.
+    ///
+    /// # Errors
+    /// The field that is wrong; another row's bytes are some with a wrong CRC.
+    pub fn decode(bytes: &[u8], row: u64) -> Result<Self, DecodeError> {
+        let mut reader = RECORDS.open_whole(bytes, &row.to_le_bytes())?;
+        if row > ROW_MAX {
+            return Err(reader.value("row", row));
+        }
+        let lsn = Lsn(reader.varint("lsn")?);
+        let page = parts::get_page(&mut reader)?;
+        if page.page.0 > u64::MAX / EXTENTS_PER_PAGE - 1 {
+            return Err(reader.value("page", page.page.0));
+        }
+        let mut slots = Vec::with_capacity(RECORDS_PER_ROW as usize);
+        let mut birth = LayerId(0);
+        for index in row * RECORDS_PER_ROW..(row + 1) * RECORDS_PER_ROW {
+            let flags = reader.u8("slot flags")?;
+            let generation = reader.varint_max("slot generation", u64::from(ExtentId::GENERATION_MAX))? as u32;
+            let known = TAKEN | ALL_DATA | HAS_BASE | SAME_BIRTH | RAW_STATES;
+            if flags & !known != 0
+                || (flags & TAKEN == 0 && flags != 0)
+                || (flags & TAKEN, index, generation) == (1, 0, 0)
+            {
+                return Err(reader.value("slot flags", u64::from(flags)));
+            }
+            slots.push(if flags == 0 {
+                RowSlot::Empty(Generation(generation))
+            } else {
+                let id = ExtentId::new(index, Generation(generation));
+                RowSlot::Taken(get_record(&mut reader, flags, id, page, &mut birth)?)
+            });
+        }
+        reader.end()?;
+        Ok(Self { lsn, page, slots })
+    }
+}
+
+fn put_record(out: &mut Writer, record: &Record, page: PageKey, birth: &mut LayerId) {
+    assert!(record.index.page() == page.page, "extent {:?} in a row of {page:?}", record.index);
+    let (flags_at, same_birth, has_base) = (out.0.len(), record.birth == *birth, !record.base.is_hole());
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    out.u8(TAKEN | flag(same_birth, SAME_BIRTH) | flag(has_base, HAS_BASE));
+    out.varint(u64::from(record.id.generation().0));
+    if !same_birth {
+        out.varint(u64::from(record.birth.0));
+        *birth = record.birth;
+    }
+    out.varint(record.index.slot() as u64);
+    if has_base {
+        parts::put_id(out, record.base);
+    }
+    parts::put_home(out, &record.home);
+    match &record.states {
+        States::AllData => out.0[flags_at] |= ALL_DATA,
+        States::Mixed { data, zero } => {
+            out.varint(data.len() as u64);
+            let start = out.0.len();
+            put_runs(out, &record.states, data.len() as u32 * 64);
+            if out.0.len() - start > data.len() * 16 {
+                out.0.truncate(start);
+                out.0[flags_at] |= RAW_STATES;
+                data.iter().chain(zero.iter()).for_each(|word| out.u64(*word));
+            }
+        }
+    }
+}
+
+/// Runs of blocks in one state: a varint of `(count - 1) * 4 + state`.
+fn put_runs(out: &mut Writer, states: &States, blocks: u32) {
+    let mut start = 0;
+    while start < blocks {
+        let state = states.get(start);
+        let end = (start..blocks).find(|block| states.get(*block) != state).unwrap_or(blocks);
+        out.varint(u64::from(end - start - 1) << 2 | u64::from(parts::state_code(state)));
+        start = end;
+    }
+}
+
+fn get_record(
+    reader: &mut Reader<'_>,
+    flags: u8,
+    id: ExtentId,
+    page: PageKey,
+    birth: &mut LayerId,
+) -> Result<Record, DecodeError> {
+    if flags & SAME_BIRTH == 0 {
+        *birth = parts::get_layer_id(reader, "birth layer")?;
+    }
+    let slot = reader.varint_max("place in page", EXTENTS_PER_PAGE - 1)?;
+    let index = ExtentIndex(page.page.0 * EXTENTS_PER_PAGE + slot);
+    let base = if flags & HAS_BASE == 0 { ExtentId::HOLE } else { parts::get_id(reader, "base")? };
+    let home = parts::get_home(reader)?;
+    let states = if flags & ALL_DATA != 0 { States::AllData } else { get_states(reader, flags & RAW_STATES != 0)? };
+    Ok(Record { id, birth: *birth, index, base, home, states })
+}
+
+fn get_states(reader: &mut Reader<'_>, raw: bool) -> Result<States, DecodeError> {
+    let words = reader.varint("state words")?;
+    if words == 0 || words > STATES_WORDS_MAX {
+        return Err(reader.value("state words", words));
+    }
+    let words = words as usize;
+    if raw {
+        let mut read = || (0..words).map(|_| reader.u64("states")).collect::<Result<Box<[u64]>, _>>();
+        let (data, zero) = (read()?, read()?);
+        if let Some((data, _)) = data.iter().zip(&zero).find(|(data, zero)| **data & **zero != 0) {
+            return Err(reader.value("states", *data));
+        }
+        return Ok(States::Mixed { data, zero });
+    }
+    let (mut data, mut zero) = (vec![0_u64; words].into_boxed_slice(), vec![0_u64; words].into_boxed_slice());
+    let (blocks, mut start) = (words as u64 * 64, 0_u64);
+    while start < blocks {
+        let token = reader.varint("states")?;
+        let (count, state) = ((token >> 2) + 1, parts::state_of(token as u8 & 3));
+        let Some(state) = state.filter(|_| count <= blocks - start) else { return Err(reader.value("states", token)) };
+        let words = match state {
+            BlockState::Absent => None,
+            BlockState::Data => Some(&mut data),
+            BlockState::Zero => Some(&mut zero),
+        };
+        if let Some(words) = words {
+            (start..start + count).for_each(|block| words[(block / 64) as usize] |= 1 << (block % 64));
+        }
+        start += count;
+    }
+    Ok(States::Mixed { data, zero })
+}
+
+/// A segment of a disk's free space: the last group that is in it, and a bit for each allocated chunk.
+///
+/// # Panics
+/// If there are not [`SEGMENT_WORDS`] words.
+#[must_use]
+pub fn encode_segment(lsn: Lsn, bits: &[u64]) -> Vec<u8> {
+    assert_eq!(bits.len(), SEGMENT_WORDS, "a segment has 4 KiB");
+    let mut out = SEGMENT.begin();
+    out.u64(lsn.0);
+    bits.iter().for_each(|word| out.u64(*word));
+    SEGMENT.seal(out, &[])
+}
+
+/// The segment in `bytes`.
+///
+/// # Errors
+/// The field that is wrong.
+pub fn decode_segment(bytes: &[u8]) -> Result<(Lsn, Vec<u64>), DecodeError> {
+    let mut reader = SEGMENT.open_whole(bytes, &[])?;
+    let lsn = Lsn(reader.u64("lsn")?);
+    let bits = (0..SEGMENT_WORDS).map(|_| reader.u64("bits")).collect::<Result<_, _>>()?;
+    reader.end()?;
+    Ok((lsn, bits))
+}
+
+/// Up to where the MetaStore has everything.
+#[must_use]
+pub fn encode_checkpoint(lsn: Lsn) -> Vec<u8> {
+    let mut out = CHECKPOINT.begin();
+    out.u64(lsn.0);
+    CHECKPOINT.seal(out, &[])
+}
+
+/// The checkpoint in `bytes`.
+///
+/// # Errors
+/// The field that is wrong.
+pub fn decode_checkpoint(bytes: &[u8]) -> Result<Lsn, DecodeError> {
+    let mut reader = CHECKPOINT.open_whole(bytes, &[])?;
+    let lsn = Lsn(reader.u64("lsn")?);
+    reader.end()?;
+    Ok(lsn)
+}
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;
