@@ -22,7 +22,7 @@ from sds.names import BLOCK_BYTES, MIB, format_size
 
 DISK_BYTES_MIN = 64 * MIB
 HEAD_BYTES = 64 << 10  # What is looked at for data that no tool recognizes.
-LABEL_AREA_BYTES = MIB  # What is blanked at each end of a disk that leaves its pool.
+LABEL_AREA_BYTES = MIB  # What is blanked at each end of a disk that leaves its pool or is taken by force.
 TOOL_LIMIT_S = 30
 MEMORY_PREFIX = "memfd:"
 PATH_ACCEPTED = "the absolute path of a block device or of a regular file"
@@ -70,16 +70,20 @@ def examine(path: str) -> Candidate:
 
 
 def wipe(path: str) -> None:
-    """Removes every signature that `examine` named, so that no other tool takes the disk for what it was.
+    """Removes whatever `examine` or the core named: every signature, and a pool's labels.
 
     Raises:
         DiskRefused: it could not.
     """
     _run(["wipefs", "--all", "--force", path])
+    try:
+        blank(path)
+    except OSError as error:
+        raise DiskRefused(f"{path} can't be written: {error.strerror}", field="path") from error
 
 
 def blank(path: str) -> None:
-    """Overwrites both ends of a disk that has left its pool, where a pool's labels lie, so that it reads as blank.
+    """Overwrites both ends of a disk with zeros; both slots of a pool's label lie at the first one.
 
     Raises:
         OSError: it can't be written.
