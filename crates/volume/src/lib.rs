@@ -15,6 +15,8 @@
 //! | [`ring`] | deltas that were acknowledged and are not yet in the journal, in memory that outlives the process |
 //! | [`journal`] | what a host was told is durable: frames on one disk or two |
 //! | [`label_io`] | labels and catalog slots on disks |
+//! | [`space`] | free chunks of each disk |
+//! | [`owner`] | owner tables on disks |
 #![forbid(unsafe_code)]
 
 pub mod place;
@@ -28,3 +30,5 @@ pub mod layout;
 pub mod ring;
 pub mod journal;
 pub mod label_io;
+pub mod space;
+pub mod owner;

@@ -82,7 +82,6 @@ impl MemoryIo {
         self.with(disk, |d| d.writes)
     }
 
-    #[expect(dead_code, reason = "for the tests of owner tables")]
     pub(crate) fn syncs(&self, disk: DiskId) -> usize {
         self.with(disk, |d| d.syncs)
     }
