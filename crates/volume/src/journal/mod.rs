@@ -243,8 +243,24 @@ impl<E: Io> Journal<E> {
         pool_uuid: [u8; 16],
         epoch: u32,
     ) -> Result<(Self, Replay), JournalError> {
+        Self::open_planted(io, members, pool_uuid, epoch, false).await
+    }
+
+    /// As [`Journal::open`]; with `ignore_crc` frames are believed whatever their CRC: a defect that the simulator
+    /// plants to see that it would find it.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub async fn open_planted(
+        io: E,
+        members: Vec<JournalMember>,
+        pool_uuid: [u8; 16],
+        epoch: u32,
+        ignore_crc: bool,
+    ) -> Result<(Self, Replay), JournalError> {
         check_members(&members)?;
-        let scans = join_all(members.iter().map(|member| scan::scan(&io, *member, pool_uuid)).collect()).await;
+        let scan = |member: &JournalMember| scan::scan(&io, *member, pool_uuid, ignore_crc);
+        let scans = join_all(members.iter().map(scan).collect()).await;
         let key = |scan: &Scanned| (scan.header.epoch, scan.next, scan.header.sequence);
         let best = scans.iter().enumerate().filter_map(|(i, scan)| scan.as_ref().ok().map(|scan| (key(scan), i))).max();
         let Some((_, best)) = best else {
@@ -322,8 +338,8 @@ impl<E: Io> Journal<E> {
     ///
     /// # Panics
     /// If the LSNs do not go on where the last append ended, or a group's bytes are none.
-    pub async fn append(&mut self, groups: Vec<(Lsn, Vec<u8>)>) -> Result<Outcome, JournalError> {
-        let plan = self.plan(&groups)?;
+    pub async fn append(&mut self, groups: &[(Lsn, Vec<u8>)]) -> Result<Outcome, JournalError> {
+        let plan = self.plan(groups)?;
         let mut outcome = Outcome::default();
         for Planned { range, mark, .. } in plan {
             let head = FrameHead {
@@ -420,6 +436,12 @@ impl<E: Io> Journal<E> {
     #[must_use]
     pub const fn used_bytes(&self) -> u64 {
         self.tail.since(self.start, self.log_bytes)
+    }
+
+    /// Bytes that the chain can have at the most.
+    #[must_use]
+    pub const fn capacity_bytes(&self) -> u64 {
+        self.usable_bytes()
     }
 
     /// The largest group that can be appended, in bytes.

@@ -85,7 +85,12 @@ async fn read_slots<E: Io>(
 }
 
 /// Reads what `member` has.
-pub(super) async fn scan<E: Io>(io: &E, member: JournalMember, pool_uuid: [u8; 16]) -> Result<Scanned, MemberProblem> {
+pub(super) async fn scan<E: Io>(
+    io: &E,
+    member: JournalMember,
+    pool_uuid: [u8; 16],
+    ignore_crc: bool,
+) -> Result<Scanned, MemberProblem> {
     let (header, header_error) = match read_slots(io, &member).await? {
         [Ok(a), Ok(b)] => (if a.sequence >= b.sequence { a } else { b }, None),
         [Ok(header), Err(error)] | [Err(error), Ok(header)] => (header, Some(error)),
@@ -117,7 +122,7 @@ pub(super) async fn scan<E: Io>(io: &E, member: JournalMember, pool_uuid: [u8; 1
                 continue;
             }
             match window.frame(io, at.offset).await {
-                Ok(Some(bytes)) => found = continues(&scanned, at, bytes)?,
+                Ok(Some(bytes)) => found = continues(&scanned, at, bytes, ignore_crc)?,
                 Ok(None) => {}
                 Err(error) => {
                     scanned.unreadable = Some((member.log_offset(at), error));
@@ -138,10 +143,17 @@ pub(super) async fn scan<E: Io>(io: &E, member: JournalMember, pool_uuid: [u8; 1
 }
 
 /// The frame in `bytes`, if it continues the chain.
-fn continues(chain: &Scanned, at: Position, bytes: Slice) -> Result<Option<(ScannedFrame, u32)>, MemberProblem> {
+fn continues(
+    chain: &Scanned,
+    at: Position,
+    bytes: Slice,
+    ignore_crc: bool,
+) -> Result<Option<(ScannedFrame, u32)>, MemberProblem> {
     let header = &chain.header;
     let salt = Salt { journal: header.salt, lap: at.lap };
-    let Ok(Frame { head, groups, crc, padded_bytes }) = decode_frame(bytes.as_ref(), salt) else { return Ok(None) };
+    let Ok(Frame { head, groups, crc, padded_bytes }) = decode_frame(bytes.as_ref(), salt, ignore_crc) else {
+        return Ok(None);
+    };
     let used = at.after(padded_bytes as u64).since(chain.start(), header.log_bytes);
     let fits = used <= header.log_bytes - FRAME_ALIGNMENT_BYTES && padded_bytes <= bytes.len();
     let follows = head.pool_uuid == header.pool_uuid && head.first == chain.next && head.before == chain.before;

@@ -40,7 +40,7 @@ fn lsns(replay: &Replay) -> Vec<u64> {
 
 async fn append(journal: &mut Journal<MemoryIo>, lsns: std::ops::Range<u64>, bytes: usize) {
     for lsn in lsns {
-        assert_eq!(journal.append(vec![group(lsn, bytes, 0)]).await, Ok(Outcome::default()));
+        assert_eq!(journal.append(&[group(lsn, bytes, 0)]).await, Ok(Outcome::default()));
     }
 }
 
@@ -53,8 +53,8 @@ fn what_was_appended_is_there_after_a_power_cut() {
     run(async {
         let io = MemoryIo::new(&[1 << 20, 1 << 20]);
         let mut journal = Journal::format(io.clone(), members(1 << 18), POOL, 1, Lsn(100)).await.expect("room");
-        let several = (100..110).map(|lsn| group(lsn, 1000, 1)).collect();
-        assert_eq!(journal.append(several).await, Ok(Outcome::default()));
+        let several: Vec<_> = (100..110).map(|lsn| group(lsn, 1000, 1)).collect();
+        assert_eq!(journal.append(&several).await, Ok(Outcome::default()));
         append(&mut journal, 110..120, 6000).await;
         io.power_cut();
         let (journal, replay) = open(&io, members(1 << 18)).await;
@@ -78,8 +78,9 @@ fn many_laps_with_trims_and_restarts() {
             let (mut next, mut trimmed, mut full, mut laps) = (1, 0, 0, 0);
             for _ in 0..400 {
                 let count = 1 + draw(5);
-                let several = (next..next + count).map(|lsn| group(lsn, draw(9000) as usize, lsn as u8)).collect();
-                match journal.append(several).await {
+                let several: Vec<_> =
+                    (next..next + count).map(|lsn| group(lsn, draw(9000) as usize, lsn as u8)).collect();
+                match journal.append(&several).await {
                     Ok(outcome) => {
                         assert!(outcome.lost.is_empty());
                         next += count;
@@ -125,9 +126,9 @@ fn a_frame_torn_at_any_sector_ends_the_chain() {
             }
             assert_eq!(journal.tail.lap, 3, "a lap holds 7");
             io.tear_next_write(A, sectors * 512);
-            let torn = journal.append(vec![group(16, 8000, 9)]).await;
+            let torn = journal.append(&[group(16, 8000, 9)]).await;
             assert!(matches!(torn, Err(JournalError::NoMember(LostMember { disk: A, .. }))));
-            assert!(matches!(journal.append(vec![group(16, 1, 9)]).await, Err(JournalError::NoMember(_))));
+            assert!(matches!(journal.append(&[group(16, 1, 9)]).await, Err(JournalError::NoMember(_))));
             io.set_dead(A, false);
             let (mut journal, replay) = open(&io, one.clone()).await;
             let whole = sectors * 512 >= FRAME_HEADER_BYTES + group(16, 8000, 9).1.len();
@@ -147,12 +148,12 @@ fn what_a_torn_append_left_further_on_is_not_taken_for_more() {
         let one = vec![members(1 << 17)[0]];
         let mut journal = Journal::format(io.clone(), one.clone(), POOL, 1, Lsn(1)).await.expect("room");
         append(&mut journal, 1..2, 10).await;
-        assert_eq!(journal.append(vec![group(2, 10, 1)]).await, Ok(Outcome::default()));
-        assert_eq!(journal.append(vec![group(3, 10, 1)]).await, Ok(Outcome::default()));
+        assert_eq!(journal.append(&[group(2, 10, 1)]).await, Ok(Outcome::default()));
+        assert_eq!(journal.append(&[group(3, 10, 1)]).await, Ok(Outcome::default()));
         io.flip(A, OFFSET + HEADERS_BYTES + 4096 + 70);
         let (mut journal, replay) = open(&io, one.clone()).await;
         assert_eq!(lsns(&replay), [1]);
-        assert_eq!(journal.append(vec![group(2, 10, 2)]).await, Ok(Outcome::default()));
+        assert_eq!(journal.append(&[group(2, 10, 2)]).await, Ok(Outcome::default()));
         assert_eq!(lsns(&open(&io, one).await.1), [1, 2], "frame 3 followed another frame 2");
     });
 }
@@ -165,7 +166,7 @@ fn the_longer_member_is_copied_to_the_shorter() {
             let mut journal = Journal::format(io.clone(), members(1 << 17), POOL, 1, Lsn(1)).await.expect("room");
             append(&mut journal, 1..5, 100).await;
             io.set_dead(shorter, true);
-            let outcome = journal.append(vec![group(5, 100, 0)]).await.expect("a member is left");
+            let outcome = journal.append(&[group(5, 100, 0)]).await.expect("a member is left");
             assert_eq!(outcome.lost.iter().map(|lost| lost.disk).collect::<Vec<_>>(), [shorter]);
             assert_eq!(journal.members().iter().map(|member| member.disk).collect::<Vec<_>>(), [longer]);
             append(&mut journal, 6..8, 5000).await;
@@ -191,7 +192,7 @@ fn a_member_of_an_older_epoch_never_wins_however_long() {
         let before = io.peek(B, 0, 1 << 18);
         let _ = journal.trim(Lsn(9)).await.expect("members");
         io.set_dead(B, true);
-        let outcome = journal.append(vec![group(10, 100, 0)]).await.expect("a member is left");
+        let outcome = journal.append(&[group(10, 100, 0)]).await.expect("a member is left");
         assert_eq!(outcome.lost.len(), 1);
         assert_eq!(journal.set_epoch(2).await, Ok(Outcome::default()));
         io.set_dead(B, false);
@@ -320,9 +321,9 @@ fn too_large_too_full_and_too_small_are_refused_before_anything_is_written() {
         let mut journal = Journal::format(io.clone(), one(JOURNAL_BYTES_MIN), POOL, 1, Lsn(1)).await.expect("room");
         let writes = io.writes(A);
         let large = group(1, journal.group_bytes_max(), 0);
-        assert!(matches!(journal.append(vec![large]).await, Err(JournalError::GroupTooLarge { lsn: Lsn(1), .. })));
-        let much = (1..100).map(|lsn| group(lsn, 1000, 0)).collect();
-        assert!(matches!(journal.append(much).await, Err(JournalError::Full(_))));
+        assert!(matches!(journal.append(&[large]).await, Err(JournalError::GroupTooLarge { lsn: Lsn(1), .. })));
+        let much: Vec<_> = (1..100).map(|lsn| group(lsn, 1000, 0)).collect();
+        assert!(matches!(journal.append(&much).await, Err(JournalError::Full(_))));
         assert_eq!((io.writes(A), journal.next(), journal.used_bytes()), (writes, Lsn(1), 0));
     });
 }
