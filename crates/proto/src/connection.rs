@@ -15,6 +15,7 @@
 //!
 //! Time comes in as `now`, since any fixed moment.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use sds_block::{BlockError, Command};
@@ -56,7 +57,7 @@ pub enum Receive {
 /// The most that [`Receive::Control`] asks for at once.
 pub const CONTROL_BYTES_MAX: usize = 16 * 1024;
 
-/// A request that is complete: its payload (if it has one) lies in the tag's buffer, digests checked.
+/// A request that is complete: its payload (if it has one) lies in the tag's buffer, digests checked, or is a `fill`.
 #[derive(Debug)]
 pub struct Submit {
     /// Its name.
@@ -65,6 +66,9 @@ pub struct Submit {
     pub unit: Unit,
     /// What to do.
     pub command: Command,
+    /// One logical block which, again and again over the range, is the payload of this [`Command::Write`]. The machine
+    /// keeps such writes as short as any other.
+    pub fill: Option<Vec<u8>>,
 }
 
 /// Something to send, in order.

@@ -358,13 +358,15 @@ impl<G: Glue> Conn<G> {
     }
 
     fn submit(self: &Rc<Self>, inner: &mut Inner<G>, submit: Submit) {
-        let Submit { tag, unit, command } = submit;
-        let carries_payload = match command {
-            Command::Write { .. } | Command::Compare(_) | Command::CompareAndWrite { .. } => true,
-            Command::Read(_) | Command::Flush | Command::WriteZeroes { .. } | Command::Discard(_) => false,
+        let Submit { tag, unit, command, fill } = submit;
+        let payload = match (&command, fill) {
+            (Command::Write { range, .. }, Some(block)) => Some(filled(range.count.0 as usize, &block)),
+            (Command::Write { .. } | Command::Compare(_) | Command::CompareAndWrite { .. }, _) => {
+                inner.tags.get_mut(usize::from(tag.0)).and_then(|slot| slot.payload.take())
+            }
+            (Command::Read(_) | Command::Flush | Command::WriteZeroes { .. } | Command::Discard(_), _) => None,
         };
-        let payload = inner.tags.get_mut(usize::from(tag.0)).filter(|_| carries_payload);
-        let payload = payload.and_then(|slot| slot.payload.take()).map(Buffer::share);
+        let payload = payload.map(Buffer::share);
         let Some(device) = inner.glue.device(unit) else {
             let gone = BlockError::new(ErrorKind::DeviceGone, "the unit is not exported any more");
             return self.finish(inner, tag, Err(gone));
@@ -525,6 +527,13 @@ fn slot(tags: &mut Vec<TagSlot>, tag: Tag) -> &mut TagSlot {
         tags.resize_with(index + 1, TagSlot::default);
     }
     &mut tags[index]
+}
+
+/// A payload of `blocks` times `block`.
+fn filled(blocks: usize, block: &[u8]) -> Buffer {
+    let mut buffer = Buffer::uninit(blocks * block.len());
+    buffer.as_mut().chunks_exact_mut(block.len()).for_each(|place| place.copy_from_slice(block));
+    buffer
 }
 
 /// The buffer of the tag's payload; made when the machine first speaks of it.

@@ -41,6 +41,8 @@ pub enum Job {
     Read(LbaRange),
     /// Reads whose bytes go nowhere, one transfer at a time.
     Check(LbaRange),
+    /// Writes of the block in `bytes`, one transfer at a time.
+    Fill(LbaRange),
     /// A command whose parameter list is collected.
     Parameters(Parameters),
 }
@@ -78,7 +80,7 @@ pub struct Task {
     pub r2t_sn: u32,
     /// A device has answered with bytes that are not sent.
     pub answered: bool,
-    /// The parameter list; or the answer's bytes.
+    /// The parameter list; the block to write; or the answer's bytes.
     pub bytes: Vec<u8>,
     /// Bytes to send.
     pub send: u32,

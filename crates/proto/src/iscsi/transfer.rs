@@ -216,12 +216,8 @@ impl TargetConnection {
             self.answer(tag);
             return;
         }
-        let bytes = match &task.job {
-            Job::Read(_) => task.send,
-            Job::Device(_) => task.take,
-            Job::Check(_) => self.settings.transfer_bytes_max,
-            Job::Parameters(_) | Job::None => 0,
-        } as usize;
+        let bytes = self.buffer_bytes(tag);
+        let task = self.tasks.peek(tag);
         if bytes > 0 && task.held == 0 {
             if !self.waiting.is_empty() || !self.fits(bytes) {
                 self.tasks.get(tag).state = State::Waiting;
@@ -231,6 +227,18 @@ impl TargetConnection {
             self.hold(tag, bytes);
         }
         self.proceed(tag);
+    }
+
+    /// What the task's buffers take, besides its parameter list.
+    fn buffer_bytes(&self, tag: u16) -> usize {
+        let task = self.tasks.peek(tag);
+        let bytes = match &task.job {
+            Job::Read(_) => task.send,
+            Job::Device(_) => task.take,
+            Job::Check(_) | Job::Fill(_) => self.settings.transfer_bytes_max,
+            Job::Parameters(_) | Job::None => 0,
+        };
+        bytes as usize
     }
 
     fn fits(&self, bytes: usize) -> bool {
@@ -248,12 +256,7 @@ impl TargetConnection {
             return;
         }
         while let Some(&tag) = self.waiting.front() {
-            let task = self.tasks.peek(tag);
-            let bytes = match &task.job {
-                Job::Read(_) => task.send as usize,
-                Job::Check(_) => self.settings.transfer_bytes_max as usize,
-                Job::Device(_) | Job::Parameters(_) | Job::None => task.take as usize,
-            };
+            let bytes = self.buffer_bytes(tag);
             if !self.fits(bytes) {
                 return;
             }
@@ -285,8 +288,10 @@ impl TargetConnection {
             match parameters.finish(&list, unit) {
                 Ok(Finished::Good) => task.job = Job::None,
                 Ok(Finished::NoPayload(command)) => task.job = Job::Device(command),
-                // One block is its own repetition; more need a payload that is made here, which the shell can't do yet.
-                Ok(Finished::Repeat(_)) => task.failure = Some(Sense::parameter_field(0).into()),
+                Ok(Finished::Repeat(range)) => {
+                    (task.job, task.bytes) = (Job::Fill(range), list);
+                    return self.advance(tag);
+                }
                 Err(failure) => task.failure = Some(failure),
             }
         }
@@ -306,22 +311,26 @@ impl TargetConnection {
                 continue;
             };
             let (block_bytes, unit) = (unit.block_bytes(), unit.facts.unit);
+            let part_blocks_max = u64::from(self.settings.transfer_bytes_max / block_bytes);
+            let part = |range: &LbaRange| LbaRange::new(range.start.0, range.count.0.min(part_blocks_max));
             let task = self.tasks.get(tag);
+            let mut fill = None;
             let command = match &mut task.job {
                 Job::Read(range) => Command::Read(*range),
-                Job::Check(range) => {
-                    let part = range.count.0.min((self.settings.transfer_bytes_max / block_bytes).into());
-                    Command::Read(LbaRange::new(range.start.0, part))
+                Job::Check(range) => Command::Read(part(range)),
+                Job::Fill(range) => {
+                    fill = Some(task.bytes.clone());
+                    Command::Write { range: part(range), fua: false }
                 }
                 job => match core::mem::take(job) {
                     Job::Device(command) => command,
-                    Job::None | Job::Read(_) | Job::Check(_) | Job::Parameters(_) => {
+                    Job::None | Job::Read(_) | Job::Check(_) | Job::Fill(_) | Job::Parameters(_) => {
                         self.fail_unsubmitted(tag);
                         continue;
                     }
                 },
             };
-            return Some(Submit { tag: Tag(tag), unit, command });
+            return Some(Submit { tag: Tag(tag), unit, command, fill });
         }
         None
     }
@@ -363,6 +372,11 @@ impl TargetConnection {
             (Job::Check(range), Ok(_)) if range.count.0 > part => {
                 *range = LbaRange::new(range.start.0 + part, range.count.0 - part);
                 self.tx.queue.push_back(Out::Release(tag, After::Check));
+                return;
+            }
+            (Job::Fill(range), Ok(_)) if range.count.0 > part => {
+                *range = LbaRange::new(range.start.0 + part, range.count.0 - part);
+                self.submit.push_back(tag);
                 return;
             }
             _ => {}

@@ -172,15 +172,14 @@ pub fn write_same(cdb: &[u8; 16], unit: &LogicalUnit) -> Result<Action, Failure>
     Ok(Action::Parameters { parameters: Parameters::WriteSame { range, unmap }, bytes: unit.block_bytes() })
 }
 
-/// WRITE SAME with its block: zeros are a command of the device's, anything else is written out, up to one transfer.
-pub fn write_same_block(block: &[u8], range: LbaRange, unmap: bool, unit: &LogicalUnit) -> Result<Finished, Failure> {
+/// WRITE SAME with its block: zeros are a command of the device's, anything else is written out.
+#[must_use]
+pub fn write_same_block(block: &[u8], range: LbaRange, unmap: bool) -> Finished {
     if block.iter().all(|&byte| byte == 0) {
-        return Ok(Finished::NoPayload(Command::WriteZeroes { range, unmap, fua: false }));
+        Finished::NoPayload(Command::WriteZeroes { range, unmap, fua: false })
+    } else {
+        Finished::Repeat(range)
     }
-    if range.count.0 > u64::from(unit.blocks_of(unit.limits.transfer_bytes_max)) {
-        return Err(Sense::parameter_field(0).into());
-    }
-    Ok(Finished::Repeat(range))
 }
 
 /// UNMAP up to its list (SBC-3 5.28).

@@ -66,7 +66,7 @@ pub enum Finished {
     Good,
     /// A command for the device without a payload.
     NoPayload(Command),
-    /// The parameter list, repeated to fill the range, is the payload of a write.
+    /// The parameter list is a block to write over the range, which may be longer than one transfer.
     Repeat(LbaRange),
 }
 
@@ -78,7 +78,7 @@ impl Parameters {
     pub fn finish(self, list: &[u8], unit: &LogicalUnit) -> Result<Finished, Failure> {
         match self {
             Self::Unmap => blocks::unmap(list, unit),
-            Self::WriteSame { range, unmap } => blocks::write_same_block(list, range, unmap, unit),
+            Self::WriteSame { range, unmap } => Ok(blocks::write_same_block(list, range, unmap)),
             Self::ModeSelect { long } => modes::select(list, long, unit).map(|()| Finished::Good),
         }
     }

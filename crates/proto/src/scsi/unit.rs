@@ -28,7 +28,7 @@ pub struct UnitFacts {
 /// The largest requests that a unit takes; VPD page B0h says them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransferLimits {
-    /// One READ, WRITE, VERIFY with data or WRITE SAME of a pattern.
+    /// One READ, WRITE or VERIFY with data.
     pub transfer_bytes_max: u32,
     /// The compared half of one COMPARE AND WRITE.
     pub compare_and_write_bytes_max: u32,

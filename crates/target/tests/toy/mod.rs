@@ -84,10 +84,10 @@ impl Connection for Toy {
         let range = LbaRange::new(word(4), word(8));
         self.digests.push((tag, bytes[1] != 0));
         match bytes[0] {
-            b'R' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Read(range) }),
-            b'F' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Flush }),
+            b'R' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Read(range), fill: None }),
+            b'F' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Flush, fill: None }),
             b'W' => {
-                let submit = Submit { tag, unit: Unit(1), command: Command::Write { range, fua: false } };
+                let submit = Submit { tag, unit: Unit(1), command: Command::Write { range, fua: false }, fill: None };
                 self.writing = Some((submit, 0, range.count.0 as usize * BLOCK_BYTES));
             }
             other => self.terminate("no such op", u64::from(other)),

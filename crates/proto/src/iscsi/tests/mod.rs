@@ -236,6 +236,9 @@ impl World {
             while let Some(submit) = self.machine.poll_submit() {
                 idle = false;
                 assert_eq!(submit.unit, Unit(0));
+                if let (Command::Write { range, .. }, Some(block)) = (&submit.command, &submit.fill) {
+                    self.payloads.insert(submit.tag.0, block.repeat(range.count.0 as usize));
+                }
                 if self.hold {
                     self.held.push((submit.tag, submit.command));
                 } else {

@@ -1,5 +1,7 @@
 //! Sessions from login to their end.
 
+use sds_block::LbaRange;
+
 use super::*;
 
 /// F, W.
@@ -277,11 +279,14 @@ fn unmap_write_same_verify_and_compare_and_write_reach_the_device() {
     list.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 2, 0, 0, 0, 0]);
     let got = world.command_with(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], 24, WRITES, &list);
     assert_eq!((got[0].bhs[3], world.disk[8 * 512 - 1], world.disk[8 * 512], world.disk[10 * 512]), (0, 1, 0, 1));
-    // WRITE SAME(10) of zeros; of another pattern it is refused.
+    // WRITE SAME(10) of zeros, then of another pattern.
     let same = [0x41, 0, 0, 0, 0, 20, 0, 0, 3, 0];
     assert_eq!(world.command_with(&same, 512, WRITES, &[0; 512])[0].bhs[3], 0);
     assert!(world.disk[20 * 512..23 * 512].iter().all(|&byte| byte == 0));
-    assert_eq!(world.command_with(&same, 512, WRITES, &[5; 512])[0].sense(), (5, 0x26, 0));
+    assert_eq!(world.command_with(&same, 512, WRITES, &[5; 512])[0].bhs[3], 0);
+    assert_eq!(world.disk[20 * 512 - 1], 1);
+    assert!(world.disk[20 * 512..23 * 512].iter().all(|&byte| byte == 5));
+    assert_eq!(world.disk[23 * 512], 1);
     // VERIFY reads, a transfer at a time; with BYTCHK it compares.
     let mut verify = read_10(0, 4096);
     verify[0] = 0x2f;
@@ -298,6 +303,37 @@ fn unmap_write_same_verify_and_compare_and_write_reach_the_device() {
     assert_eq!(world.command_with(&swap, 1024, WRITES, &[[1; 512], [6; 512]].concat())[0].bhs[3], 0);
     assert_eq!(world.disk[40 * 512], 6);
     assert_eq!(world.command_with(&swap, 1024, WRITES, &[[1; 512], [7; 512]].concat())[0].sense(), (0xe, 0x1d, 0));
+}
+
+#[test]
+fn a_pattern_longer_than_a_transfer_is_written_in_parts_and_an_abort_ends_it() {
+    let settings = Settings { transfer_bytes_max: 4096, ..Settings::default() };
+    let mut world = World::logged_in(settings, OPEN_ISCSI);
+    let same = [0x93, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 20, 0, 0];
+    let block: Vec<u8> = (0..512_u32).map(|at| (at % 251) as u8).collect();
+    world.hold = true;
+    assert!(world.command_with(&same, 512, WRITES, &block).is_empty());
+    let mut parts = Vec::new();
+    while let Some((tag, command)) = world.held.pop() {
+        world.run(tag, command.clone());
+        parts.push(command);
+        world.pump();
+    }
+    let write = |start, count| Command::Write { range: LbaRange::new(start, count), fua: false };
+    assert_eq!(parts, [write(2, 8), write(10, 8), write(18, 4)]);
+    assert_eq!(world.sent()[0].bhs[3], 0);
+    assert!(world.disk[2 * 512..22 * 512] == block.repeat(20) && world.disk[22 * 512] == 0);
+
+    let itt = world.cmd_sn;
+    world.command_with(&same, 512, WRITES, &[9; 512]);
+    let mut abort = request_pdu(0x42, 0x81, 77, itt, world.cmd_sn, &[]);
+    abort[32..36].copy_from_slice(&itt.to_be_bytes());
+    assert!(world.send(&abort).is_empty());
+    let (tag, command) = world.held.remove(0);
+    world.run(tag, command);
+    let got = world.sent();
+    assert_eq!((got.len(), got[0].opcode(), got[0].bhs[2]), (1, 0x22, 0));
+    assert!(world.held.is_empty() && world.disk[9 * 512] == 9 && world.disk[10 * 512] == block[0]);
 }
 
 #[test]

@@ -386,7 +386,8 @@ impl Connection for Queue {
                 continue;
             }
             slot.state = State::Running;
-            return Some(Submit { tag: Tag(index), unit: Unit(slot.nsid), command: op.command(slot.range, ranges) });
+            let command = op.command(slot.range, ranges);
+            return Some(Submit { tag: Tag(index), unit: Unit(slot.nsid), command, fill: None });
         }
     }
 
