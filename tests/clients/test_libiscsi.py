@@ -8,21 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance import FAMILIES, check_family
 from tests.server import Export, Server
 
 MIB = 1 << 20
 PROCESS_LIMIT_S = 60
-# Conformance tests wait for answers without a limit of their own; each gets a process and this.
-CONFORMANCE_LIMIT_S = 20
-
-# The families of iscsi-test-cu that cover what the target implements. A family must pass at least one test:
-# the suite skips what a target says that it lacks, and a skip proves nothing.
-FAMILIES = (
-    "CompareAndWrite", "GetLBAStatus", "Inquiry", "Mandatory", "ModeSense6", "NoMedia",
-    "Read10", "Read12", "Read16", "ReadCapacity10", "ReadCapacity16", "ReportSupportedOpcodes", "TestUnitReady",
-    "Unmap", "Verify10", "Verify16", "Write10", "Write12", "Write16", "WriteSame10", "WriteSame16",
-    "iSCSIResiduals", "iSCSITMF", "iSCSIcmdsn", "iSCSIdatasn",
-)  # fmt: skip
 
 
 def run(*command: str, limit_s: float = PROCESS_LIMIT_S) -> str:
@@ -85,41 +75,6 @@ def test_qemu_io_reads_back_what_it_wrote(url: str) -> None:
     assert "failed" not in output, output
 
 
-def conformance_tests() -> dict[str, list[str]]:
-    """The suite's test names by family, from the suite itself."""
-    listed = run("iscsi-test-cu", "--list")
-    found: dict[str, list[str]] = {}
-    for line in listed.splitlines():
-        parts = line.strip().split(".")
-        if len(parts) == 3 and parts[0] == "ALL":
-            found.setdefault(parts[1], []).append(line.strip())
-    return found
-
-
-def conformance(test: str, url: str) -> str:
-    """Runs one test; `passed`, `skipped`, or what went wrong."""
-    try:
-        done = subprocess.run(
-            ["iscsi-test-cu", "--dataloss", "--verbose", "-t", test, url],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=CONFORMANCE_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"still running after {CONFORMANCE_LIMIT_S} s"
-    if done.returncode != 0 or "FAILED" in done.stdout:
-        return f"status {done.returncode}\n{done.stdout}"
-    return "skipped" if "SKIPPED" in done.stdout else "passed"
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_conformance(url: str, family: str) -> None:
-    results = {test: conformance(test, url) for test in conformance_tests()[family]}
-    for test, result in results.items():
-        print(f"{test}: {result.splitlines()[0]}")
-    bad = {test: result for test, result in results.items() if result not in {"passed", "skipped"}}
-    assert not bad, "\n".join(f"{test}: {result}" for test, result in bad.items())
-    assert "passed" in results.values(), "every test was skipped: the target says that it lacks what the family tests"
+    check_family(family, url)
