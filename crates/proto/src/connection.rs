@@ -14,6 +14,38 @@
 //! 5. `poll_timeout`: when to call `handle_timeout` at the latest.
 //!
 //! Time comes in as `now`, since any fixed moment.
+//!
+//! # The buffers of a tag
+//! The shell holds two for each tag, and the machine says when it needs them:
+//!
+//! - The **payload** is made when [`Receive::Payload`] first names the tag, or names it with another `total`. It goes to
+//!   the device with the [`Submit`] of a command that takes one (unless that has a `fill`). A request may end without
+//!   ever being submitted: refused after some of its data came, damaged, aborted, or its session ended. Its payload is
+//!   nobody's then and may be let go at any time from the end of the present run of [`Receive::Payload`]. It may as well
+//!   stay until the tag is used again: every byte of a payload is received anew before it is submitted, so a buffer that
+//!   has the right size need not be cleared.
+//! - The **answer** is what a device has read. It is kept from [`Connection::handle_outcome`] with `Ok(bytes)` until a
+//!   [`Piece::Payload`] with `last`. If nobody is to have it any more (the request was aborted, or the reading was all
+//!   that was asked for), that piece has 0 bytes, no pad and no digest: nothing is sent for it. An answer that failed in
+//!   the machine's eyes (it has another size than was asked for) has no such piece and is let go with the tag's next
+//!   outcome, by which time it is not needed.
+//!
+//! A tag is used again only after its last piece was polled, so what is polled later never needs what it has replaced.
+//!
+//! # What the shell owes the machine
+//! - `handle_control` with exactly the bytes that the last `poll_receive` asked for; `handle_payload` with one byte or
+//!   more and no more than were asked for, in order. Neither after [`Receive::Nothing`].
+//! - One `handle_outcome` for every [`Submit`], at any time and in any order, also when the machine is ending. A machine
+//!   that is dropped needs none.
+//! - Pieces are sent in the order of `poll_transmit`, whole, with nothing in between.
+//! - Once `termination` or `is_closed` says so: the pieces that are left, then the end of the stream. Requests that a
+//!   device has go on without the machine.
+//!
+//! # What the machine owes the shell
+//! - It never panics for what the peer sends; it terminates, and then asks for nothing more.
+//! - What it holds is bounded by its settings, however long the peer talks without listening: the shell stops feeding
+//!   it while too much waits to be sent.
+//! - Between two `handle_*` or commands, `poll_receive` says the same, however often it is called.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -89,7 +121,7 @@ pub enum Piece<'a> {
         pad: usize,
         /// Whether their CRC32C follows.
         digest: bool,
-        /// After this the answer is not needed any more.
+        /// After this the answer is not needed any more. A piece of 0 bytes does nothing but say that.
         last: bool,
     },
 }
@@ -123,8 +155,8 @@ pub trait Connection {
     /// The next request to run.
     fn poll_submit(&mut self) -> Option<Submit>;
 
-    /// What came of the request `tag`: for a read, `Ok(bytes)` that the shell holds for [`Piece::Payload`]; `Ok(0)` for
-    /// everything else.
+    /// What came of the request `tag`, once for each [`Submit`]: for a read, `Ok(bytes)` that the shell holds for
+    /// [`Piece::Payload`]; `Ok(0)` for everything else.
     fn handle_outcome(&mut self, now: Duration, tag: Tag, outcome: Result<usize, &BlockError>);
 
     /// The next piece to send. The shell stops asking when enough is queued.
