@@ -1,7 +1,6 @@
 //! Space: chunks for writes that need some, and freed chunks on their way back.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 use sds_block::{BlockError, ErrorKind};
 use sds_io::sync::{join_all, oneshot};
@@ -26,19 +25,16 @@ impl<E: Io + Clock> PoolCore<E> {
             if let Some(chunks) = self.take(volume, count as u32) {
                 return Ok(chunks);
             }
-            if attempt == 0 {
-                self.gather_runs().await;
-                continue;
+            // Asked for before the other places are searched: what comes free meanwhile is not missed.
+            let to_come = self.shared.ledger().space_to_come();
+            self.gather_runs().await;
+            if let Some(chunks) = self.take(volume, count as u32) {
+                return Ok(chunks);
             }
-            if self.shared.quarantined.load(Ordering::Acquire) == 0 {
-                if let Some(chunks) = self.take(volume, count as u32) {
-                    return Ok(chunks);
-                }
-                break;
-            }
-            let progress = self.shared.ledger().progress();
+            let Some(to_come) = to_come else { break };
+            log::debug!("pool {}: full, wait {attempt} for freed chunks", self.shared.name);
             self.shared.commit().await?;
-            progress.await;
+            to_come.await;
         }
         Err(BlockError::new(ErrorKind::NoSpace, "the pool has no free chunk"))
     }
@@ -100,42 +96,31 @@ impl<E: Io + Clock> PoolCore<E> {
             self.shared.ledger().unquarantine(&freed.runs);
             return;
         }
-        let chunks: u64 = freed.runs.iter().map(|run| u64::from(run.count)).sum();
-        self.shared.quarantined.fetch_add(chunks, Ordering::AcqRel);
         self.quarantine.borrow_mut().push(freed);
         self.reclaim.notify();
     }
 
     /// The task that lets freed chunks go, when commits and the end of old I/O allow it.
     pub(crate) async fn reclaim_task(self: Rc<Self>) {
-        loop {
-            if self.shared.stopping.load(Ordering::Acquire) {
-                return;
-            }
+        while !self.shared.is_stopping() {
             let woken = self.reclaim.wait();
-            let progress = self.shared.ledger().progress();
-            let ready = self.releasable();
-            if ready.is_empty() {
-                if self.quarantine.borrow().is_empty() {
-                    drop(progress);
-                    woken.await;
-                } else if self.only_io_is_open() {
-                    // Old I/O ends without a word: look again soon.
-                    drop((woken, progress));
-                    self.env.io.sleep(std::time::Duration::from_millis(RECLAIM_POLL_MS)).await;
-                } else {
-                    progress.await;
-                }
+            if self.quarantine.borrow().is_empty() {
+                woken.await;
                 continue;
             }
-            drop((woken, progress));
-            for freed in ready {
-                self.trim(&freed).await;
-                self.shared.ledger().unquarantine(&freed.runs);
-                let chunks: u64 = freed.runs.iter().map(|run| u64::from(run.count)).sum();
-                self.shared.quarantined.fetch_sub(chunks, Ordering::AcqRel);
+            let progress = self.shared.ledger().progress();
+            let ready = self.releasable();
+            if !ready.is_empty() {
+                for freed in ready {
+                    self.trim(&freed).await;
+                    self.shared.ledger().unquarantine(&freed.runs);
+                }
+            } else if self.only_io_is_open() {
+                // Old I/O ends without a word: look again soon.
+                self.env.io.sleep(std::time::Duration::from_millis(RECLAIM_POLL_MS)).await;
+            } else {
+                progress.await;
             }
-            self.shared.ledger().notify();
         }
     }
 

@@ -40,14 +40,15 @@ impl<E: Io + Clock> Checkpointer<E> {
             }
             self.core.shared.checkpoint_wanted.store(false, Ordering::Release);
             let outcome = self.checkpoint().await;
+            self.core.shared.checkpoint_failed.store(outcome.is_err(), Ordering::Release);
             if let Err(error) = &outcome {
                 log::error!("pool {}: checkpoint failed: {error}", self.core.shared.name);
+                self.core.shared.ledger().notify();
             }
             for done in waiting.into_iter().flatten() {
-                let copy = |error: &PoolError| PoolError::new(error.kind, error.what);
-                done.send(outcome.as_ref().map(|()| ()).map_err(copy));
+                done.send(outcome.as_ref().copied().map_err(PoolError::again));
             }
-            if self.core.shared.stopping.load(Ordering::Acquire) {
+            if self.core.shared.is_stopping() {
                 return;
             }
         }
@@ -123,8 +124,11 @@ impl<E: Io + Clock> Checkpointer<E> {
             let updates = of_disk.into_iter().map(|(addr, entry, lsn)| (addr.chunk, entry, lsn)).collect();
             let table = &mut self.owners[usize::from(disk.no.0)];
             let failed = PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
-            table.update(updates).await.map_err(|error| failed.with_source(error))?;
-            disk.completed.fetch_add(1, Ordering::AcqRel);
+            let report = table.update(updates).await.map_err(|error| failed.with_source(error))?;
+            for chunk in report.damaged {
+                // What it said is in the MetaStore; the changed entries of the block are whole again.
+                log::warn!("{}: the owners of chunk {chunk} and on were damaged and are written anew", disk.info.path);
+            }
         }
         Ok(())
     }
@@ -188,6 +192,23 @@ pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &PoolDisk) ->
     OwnerTable::new(core.env.io.clone(), disk.disk, disk.layout.clone(), disk.uuid)
 }
 
+/// The task on core 0 that asks for a checkpoint now and then.
+pub(crate) async fn checkpoint_regularly<E: Io + Clock>(core: Rc<PoolCore<E>>) {
+    loop {
+        core.env.io.sleep(core.shared.tuning.checkpoint_interval()).await;
+        if core.shared.is_stopping() {
+            return;
+        }
+        let behind = {
+            let ledger = core.shared.ledger();
+            ledger.checkpointed < ledger.last
+        };
+        if behind {
+            core.shared.want_checkpoint();
+        }
+    }
+}
+
 impl<E: Io + Clock> PoolCore<E> {
     /// Images of up to `pages_max` pages that changed up to `up_to`; pages that only replay has touched are loaded
     /// first.
@@ -197,9 +218,8 @@ impl<E: Io + Clock> PoolCore<E> {
             let ours = replay.keys().filter(|key| self.shared.owner(**key) == self.env.core);
             ours.take(pages_max).copied().collect()
         };
-        for key in replayed {
-            self.page(key).await?;
-        }
+        let loads = replayed.into_iter().map(|key| self.page(key)).collect();
+        join_all(loads).await.into_iter().collect::<Result<Vec<_>, BlockError>>()?;
         let pages = self.pages.borrow();
         let due = pages.values().filter(|page| {
             let state = page.state.borrow();
@@ -223,11 +243,11 @@ impl<E: Io + Clock> PoolCore<E> {
         self.evict();
     }
 
-    /// Lets go of the clean pages that were used least recently, down to the cache's limit.
-    fn evict(&self) {
+    /// Lets go of the clean pages that were used least recently, when there are more than the cache's limit.
+    pub(crate) fn evict(&self) {
         let pages_max = self.shared.tuning.cached_pages_max;
         let mut pages = self.pages.borrow_mut();
-        if pages.len() <= pages_max {
+        if pages.len() <= pages_max + self.evict_slack.get() {
             return;
         }
         let idle = |page: &Rc<crate::page::Page>| {
@@ -236,10 +256,12 @@ impl<E: Io + Clock> PoolCore<E> {
         let mut candidates: Vec<(u64, PageKey)> =
             pages.values().filter(|page| idle(page)).map(|page| (page.used.get(), page.key)).collect();
         candidates.sort_unstable_by_key(|(used, _)| *used);
-        // Some more than needed, so that not every checkpoint sorts anew.
+        // Some more than needed, so that not every page sorts anew.
         let excess = pages.len() - pages_max + pages_max / 16;
         for (_, key) in candidates.into_iter().take(excess) {
             pages.remove(&key);
         }
+        // Dirty pages stay until a checkpoint: until then it is looked for others only now and then.
+        self.evict_slack.set(if pages.len() > pages_max { pages.len() - pages_max + pages_max / 16 } else { 0 });
     }
 }

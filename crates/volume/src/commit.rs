@@ -12,11 +12,14 @@ use std::sync::atomic::Ordering;
 use sds_io::sync::{OneshotSender, Receiver, join_all};
 use sds_io::{Clock, Io};
 
+use crate::core::PoolCore;
 use crate::env::CoreEnv;
 use crate::error::{PoolError, PoolErrorKind};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError, LostMember, Outcome};
+use crate::label_io::write_label;
+use crate::layout::label::Label;
 use crate::place::Lsn;
-use crate::shared::{CommitRequest, PoolDisk, PoolShared};
+use crate::shared::{CommitRequest, PoolDisk, PoolShared, lock};
 
 /// The task on core 0 that makes things durable.
 pub(crate) struct Committer<E: Io + Clock> {
@@ -24,6 +27,8 @@ pub(crate) struct Committer<E: Io + Clock> {
     pub env: CoreEnv<E>,
     pub journal: Journal<E>,
     pub requests: Receiver<CommitRequest>,
+    /// The journal failed: nothing is durable any more until the pool is opened anew.
+    pub failed: Option<PoolError>,
 }
 
 type Done = OneshotSender<Result<(), PoolError>>;
@@ -47,9 +52,11 @@ impl<E: Io + Clock> Committer<E> {
                 let outcome = self.round().await;
                 if let Err(error) = &outcome {
                     log::error!("pool {}: nothing can be made durable: {error}", self.shared.name);
+                    // Who waits for the journal's space looks again and is refused.
+                    self.shared.ledger().notify();
                 }
                 for done in waiting {
-                    done.send(outcome.as_ref().map(|()| ()).map_err(copy_of));
+                    done.send(outcome.as_ref().copied().map_err(PoolError::again));
                 }
             }
             for (lsn, done) in trims {
@@ -63,6 +70,9 @@ impl<E: Io + Clock> Committer<E> {
     }
 
     async fn round(&mut self) -> Result<(), PoolError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.again());
+        }
         let (last, groups) = self.shared.ledger().seal();
         let synced = if self.shared.planted.skip_sync { Ok(()) } else { self.sync_disks().await };
         if let Err(error) = synced {
@@ -70,17 +80,54 @@ impl<E: Io + Clock> Committer<E> {
             return Err(error);
         }
         if !groups.is_empty() {
-            if let Err(error) = self.journal.append(&groups).await {
+            let appended = match self.journal.append(&groups).await {
+                Ok(outcome) => self.settle(outcome).await,
+                Err(error) => Err(self.journal_error(error)),
+            };
+            if let Err(error) = appended {
                 self.shared.ledger().unseal(groups);
-                return Err(PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error));
+                return Err(error);
             }
         }
-        let used = self.journal.used_bytes();
-        self.shared.ledger().set_durable(last, used);
-        if used * 100 >= self.journal.capacity_bytes() * u64::from(self.shared.tuning.checkpoint_journal_percent) {
+        self.publish_use(|ledger| ledger.set_durable(last));
+        let percent = self.journal.used_fraction() * 100.0;
+        if percent >= f64::from(self.shared.tuning.checkpoint_journal_percent) {
             self.shared.want_checkpoint();
         }
         Ok(())
+    }
+
+    /// A member that failed misses what the others have: before anybody hears of it, the pool's epoch rises in all
+    /// labels that are left, so that the failed one is never taken for current.
+    async fn settle(&mut self, mut outcome: Outcome) -> Result<(), PoolError> {
+        while !outcome.lost.is_empty() {
+            outcome = self.raise_epoch(&outcome.lost).await?;
+        }
+        Ok(())
+    }
+
+    async fn raise_epoch(&mut self, lost: &[LostMember]) -> Result<Outcome, PoolError> {
+        let disks = self.shared.disks();
+        let epoch = disks.iter().map(|disk| lock(&disk.label).pool_epoch).max().unwrap_or(0) + 1;
+        for LostMember { disk, error } in lost {
+            log::error!("pool {}: disk {} left the journal, epoch {epoch}: {error}", self.shared.name, disk.0);
+        }
+        let left = disks.iter().filter(|disk| lost.iter().all(|lost| lost.disk != disk.disk));
+        let relabel = |label: &mut Label| label.pool_epoch = epoch;
+        let labels = left.map(|disk| relabel_disk(&self.env.io, disk, relabel)).collect();
+        join_all(labels).await.into_iter().collect::<Result<(), PoolError>>()?;
+        self.journal.set_epoch(epoch).await.map_err(|error| self.journal_error(error))
+    }
+
+    /// Only a full journal gets better.
+    fn journal_error(&mut self, error: JournalError) -> PoolError {
+        if matches!(error, JournalError::Full(_)) {
+            self.shared.want_checkpoint();
+            return PoolError::new(PoolErrorKind::Busy, "the journal has no room").with_source(error);
+        }
+        let error = PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error);
+        self.failed = Some(error.again());
+        error
     }
 
     /// Syncs every disk that has something to sync.
@@ -114,14 +161,39 @@ impl<E: Io + Clock> Committer<E> {
     }
 
     async fn trim(&mut self, lsn: Lsn) -> Result<(), PoolError> {
-        let failed = |error| PoolError::new(PoolErrorKind::Io, "the journal can't be trimmed").with_source(error);
-        self.journal.trim(lsn).await.map_err(failed)?;
-        let mut ledger = self.shared.ledger();
-        ledger.journal_used_bytes = self.journal.used_bytes();
-        ledger.checkpointed = ledger.checkpointed.max(lsn);
-        ledger.notify();
+        let outcome = self.journal.trim(lsn).await.map_err(|error| self.journal_error(error))?;
+        self.settle(outcome).await?;
+        self.publish_use(|ledger| {
+            ledger.checkpointed = ledger.checkpointed.max(lsn);
+            ledger.notify();
+        });
         Ok(())
     }
+
+    /// Tells the ledger how full the journal is, then runs `more` under the same lock.
+    fn publish_use(&self, more: impl FnOnce(&mut crate::ledger::Ledger)) {
+        let capacity = self.journal.capacity_bytes();
+        let mut ledger = self.shared.ledger();
+        ledger.journal_bytes = capacity;
+        // A journal that is full of small records counts as full.
+        ledger.journal_used_bytes = (self.journal.used_fraction() * capacity as f64) as u64;
+        ledger.journal_laps = self.journal.laps();
+        more(&mut ledger);
+    }
+}
+
+/// Changes a disk's label, in memory once it is durable on the disk. Only core 0 calls this.
+pub(crate) async fn relabel_disk<E: Io>(
+    io: &E,
+    disk: &PoolDisk,
+    change: impl FnOnce(&mut Label),
+) -> Result<(), PoolError> {
+    let mut label = lock(&disk.label).clone();
+    change(&mut label);
+    let failed = PoolError::new(PoolErrorKind::Io, "a label can't be written");
+    write_label(io, disk.disk, &label).await.map_err(|error| failed.with_source(error))?;
+    *lock(&disk.label) = label;
+    Ok(())
 }
 
 fn is_dirty(disk: &PoolDisk) -> bool {
@@ -129,16 +201,11 @@ fn is_dirty(disk: &PoolDisk) -> bool {
         || disk.sync_failed.load(Ordering::Acquire)
 }
 
-/// The same words for every waiter; the cause went to the log.
-fn copy_of(error: &PoolError) -> PoolError {
-    PoolError { kind: error.kind, what: error.what, value: error.value, source: None }
-}
-
 /// The task on core 0 that commits by itself, so that a power cut takes little.
-pub(crate) async fn commit_regularly<E: Io + Clock>(core: Rc<crate::core::PoolCore<E>>) {
+pub(crate) async fn commit_regularly<E: Io + Clock>(core: Rc<PoolCore<E>>) {
     loop {
         core.env.io.sleep(core.shared.tuning.commit_interval()).await;
-        if core.shared.stopping.load(Ordering::Acquire) {
+        if core.shared.is_stopping() {
             return;
         }
         let dirty = core.shared.ledger().has_pending() || core.disks().iter().any(|disk| is_dirty(disk));

@@ -17,7 +17,7 @@ use crate::page::{Page, PageState};
 use crate::place::{ChunkRun, LayerId, PageKey, TreeId};
 use crate::quarantine::{InFlight, Quarantined};
 use crate::request::{Part, PartAnswer, PartOp};
-use crate::shared::{PoolDisk, PoolShared, lock};
+use crate::shared::{PoolDisk, PoolShared, VolumeCounters, lock};
 
 /// A volume as one core knows it.
 pub struct VolumeCore {
@@ -35,6 +35,8 @@ pub struct VolumeCore {
     pub closed: Cell<bool>,
     /// Free space taken in advance, so that the volume's stream stays sequential.
     pub run: Cell<Option<ChunkRun>>,
+    /// What hosts asked of it on this core.
+    pub counters: Arc<VolumeCounters>,
 }
 
 /// One core's share of a pool.
@@ -54,6 +56,8 @@ pub struct PoolCore<E: Io + Clock> {
     /// Map pages that were read from the MetaStore, for the metrics.
     pub page_loads: AtomicU64,
     pub(crate) open_requests: Cell<usize>,
+    /// Pages above the cache's limit that the next eviction waits for.
+    pub(crate) evict_slack: Cell<usize>,
 }
 
 impl<E: Io + Clock> PoolCore<E> {
@@ -74,6 +78,7 @@ impl<E: Io + Clock> PoolCore<E> {
             disks: RefCell::new((0, disks)),
             page_loads: AtomicU64::new(0),
             open_requests: Cell::new(0),
+            evict_slack: Cell::new(0),
         })
     }
 
@@ -106,7 +111,9 @@ impl<E: Io + Clock> PoolCore<E> {
             logical_block_bytes: entry.logical_block_bytes,
             closed: Cell::new(false),
             run: Cell::new(None),
+            counters: Arc::default(),
         });
+        lock(&self.shared.counters).entry(uuid).or_default().push(Arc::clone(&volume.counters));
         self.volumes.borrow_mut().insert(uuid, Rc::clone(&volume));
         Some(volume)
     }
@@ -128,9 +135,7 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Gives back the space that the volume took in advance.
     pub(crate) fn release_run(&self, volume: &VolumeCore) {
         if let Some(run) = volume.run.take() {
-            let mut ledger = self.shared.ledger();
-            ledger.space.release_grant(run);
-            ledger.notify();
+            self.shared.ledger().release_grants(&[run]);
         }
     }
 
@@ -183,17 +188,15 @@ impl<E: Io + Clock> PoolCore<E> {
             }
             self.loading.borrow_mut().insert(key, Event::default());
             let loaded = self.load(key).await;
-            if let Ok(state) = loaded {
-                self.pages.borrow_mut().insert(key, Rc::new(Page::new(key, state)));
-            } else if let Err(error) = &loaded {
-                log::error!("page {} of tree {} can't be loaded: {error}", key.page.0, key.tree.0);
-            }
+            let loaded = loaded.map(|state| self.pages.borrow_mut().insert(key, Rc::new(Page::new(key, state))));
             if let Some(event) = self.loading.borrow_mut().remove(&key) {
                 event.notify();
             }
             if let Err(error) = loaded {
+                log::error!("page {} of tree {} can't be loaded: {error}", key.page.0, key.tree.0);
                 return Err(BlockError::new(ErrorKind::Busy, "the map's page can't be read").with_source(error));
             }
+            self.evict();
         }
     }
 

@@ -53,6 +53,12 @@ impl PoolError {
         Self { kind, what, value: None, source: None }
     }
 
+    /// The same words for another waiter; the cause went to the first one, or to the log.
+    #[must_use]
+    pub const fn again(&self) -> Self {
+        Self { kind: self.kind, what: self.what, value: self.value, source: None }
+    }
+
     /// The same with the value at fault.
     #[must_use]
     pub const fn with_value(mut self, value: u64) -> Self {

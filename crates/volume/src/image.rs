@@ -32,7 +32,7 @@ impl Page {
     pub fn image(&self) -> PageImage {
         let mut state = self.state.borrow_mut();
         assert!(state.saving.is_none(), "one image at a time");
-        let (batch, owners) = (batch_of(self.key, &state), owners_of(self.key, &state));
+        let (batch, owners) = (page_rows(self.key, &state), owners_of(self.key, &state));
         let since = state.dirty_since.take().expect("only dirty pages are saved");
         let dirt = std::mem::take(&mut state.dirt);
         state.saving = Some((since, dirt));
@@ -51,7 +51,8 @@ impl Page {
     }
 }
 
-fn batch_of(key: PageKey, state: &PageState) -> MetaBatch {
+/// The rows of a page: those of its records only that changed.
+pub(crate) fn page_rows(key: PageKey, state: &PageState) -> MetaBatch {
     let mut batch = MetaBatch::new();
     if state.gone {
         batch.push((rows::page_set_key(key), None));

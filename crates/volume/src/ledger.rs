@@ -41,7 +41,14 @@ pub struct Ledger {
     pub journal_used_bytes: u64,
     /// Bytes of the journal.
     pub journal_bytes: u64,
+    /// Times that the journal began again at its start, since the pool was opened.
+    pub journal_laps: u64,
+    /// Chunks that were freed and can't be given out yet.
+    pub quarantined_chunks: u64,
+    /// Deleted volumes whose chunks are still being freed.
+    pub deletions: usize,
     waiters: Vec<OneshotSender<()>>,
+    space_waiters: Vec<OneshotSender<()>>,
 }
 
 /// The smallest frame of the journal: what an admitted request may come to cost.
@@ -50,13 +57,14 @@ const FRAME_BYTES_MIN: u64 = 4096;
 const RING_HOLD_PERCENT: usize = 50;
 
 impl Ledger {
-    /// The ledger after recovery: everything up to `last` is durable.
+    /// The ledger after recovery: everything up to the catalog's LSN is durable.
     #[must_use]
-    pub fn new(last: Lsn, ring: Ring, space: Space, catalog: Catalog, journal_bytes: u64) -> Self {
+    pub fn new(checkpointed: Lsn, ring: Ring, space: Space, catalog: Catalog) -> Self {
+        let last = catalog.lsn;
         Self {
             last,
             durable: last,
-            checkpointed: Lsn::default(),
+            checkpointed,
             pending: VecDeque::new(),
             pending_bytes: 0,
             ring,
@@ -65,8 +73,12 @@ impl Ledger {
             catalog,
             admitted: 0,
             journal_used_bytes: 0,
-            journal_bytes,
+            journal_bytes: 0,
+            journal_laps: 0,
+            quarantined_chunks: 0,
+            deletions: 0,
             waiters: Vec::new(),
+            space_waiters: Vec::new(),
         }
     }
 
@@ -84,6 +96,9 @@ impl Ledger {
         for delta in deltas {
             self.space.apply(delta, lsn);
             self.catalog.apply(delta);
+            if let Delta::Free { runs, .. } = delta {
+                self.quarantined_chunks += chunks_of(runs);
+            }
         }
         self.catalog.lsn = lsn;
         Ok(lsn)
@@ -113,9 +128,8 @@ impl Ledger {
     }
 
     /// Everything up to `lsn` is durable.
-    pub fn set_durable(&mut self, lsn: Lsn, journal_used_bytes: u64) {
+    pub fn set_durable(&mut self, lsn: Lsn) {
         self.durable = self.durable.max(lsn);
-        self.journal_used_bytes = journal_used_bytes;
         self.ring.release(lsn);
         self.notify();
     }
@@ -125,7 +139,35 @@ impl Ledger {
         for run in runs {
             self.space.unquarantine(*run);
         }
-        self.notify();
+        self.quarantined_chunks -= chunks_of(runs);
+        self.notify_space();
+    }
+
+    /// Granted chunks that were not used are free.
+    pub fn release_grants(&mut self, runs: &[ChunkRun]) {
+        for run in runs {
+            self.space.release_grant(*run);
+        }
+        self.notify_space();
+    }
+
+    /// Ends when there may be more space than now; `None`: none is on its way.
+    pub fn space_to_come(&mut self) -> Option<OneshotReceiver<()>> {
+        (self.quarantined_chunks > 0 || self.deletions > 0).then(|| {
+            let (sender, receiver) = oneshot();
+            self.space_waiters.push(sender);
+            receiver
+        })
+    }
+
+    /// A deleted volume's chunks are all freed.
+    pub fn end_deletion(&mut self) {
+        self.deletions -= 1;
+        self.notify_space();
+    }
+
+    fn notify_space(&mut self) {
+        self.space_waiters.drain(..).for_each(|waiter| waiter.send(()));
     }
 
     /// True if something waits to be journaled.
@@ -134,7 +176,7 @@ impl Ledger {
         !self.pending.is_empty()
     }
 
-    /// Ends at the next progress: a commit, a trim, freed space.
+    /// Ends at the next commit or trim.
     pub fn progress(&mut self) -> OneshotReceiver<()> {
         let (sender, receiver) = oneshot();
         self.waiters.push(sender);
@@ -143,8 +185,10 @@ impl Ledger {
 
     /// Whoever waits for progress looks again.
     pub fn notify(&mut self) {
-        for waiter in self.waiters.drain(..) {
-            waiter.send(());
-        }
+        self.waiters.drain(..).for_each(|waiter| waiter.send(()));
     }
+}
+
+fn chunks_of(runs: &[ChunkRun]) -> u64 {
+    runs.iter().map(|run| u64::from(run.count)).sum()
 }

@@ -17,6 +17,14 @@
 //! | [`label_io`] | labels and catalog slots on disks |
 //! | [`space`] | free chunks of each disk |
 //! | [`owner`] | owner tables on disks |
+//! | [`env`] | what a pool is given by its process; limits and intervals |
+//! | [`ledger`], [`shared`], [`core`] | the order of changes; what cores share; one core's share |
+//! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
+//! | [`read`], [`write`], [`zero`] | what a part does |
+//! | [`allocate`], [`quarantine`] | chunks for writes; freed chunks on their way back |
+//! | [`commit`], [`image`], [`checkpoint`] | what is pushed becomes durable, then leaves the journal |
+//! | [`format`], [`recover`], [`import`] | a pool is made, opened, rebuilt from its disks |
+//! | [`inbox`], [`delete`], [`pool`] | messages between cores; deletions; the pool as a whole |
 #![forbid(unsafe_code)]
 
 pub mod place;
@@ -32,3 +40,29 @@ pub mod journal;
 pub mod label_io;
 pub mod space;
 pub mod owner;
+pub mod env;
+mod ledger;
+pub mod shared;
+mod core;
+mod request;
+mod read;
+mod write;
+mod zero;
+mod allocate;
+mod quarantine;
+pub mod volume;
+mod commit;
+mod image;
+mod checkpoint;
+mod format;
+mod recover;
+mod import;
+mod inbox;
+mod delete;
+pub mod pool;
+
+pub use env::{CoreEnv, NewDisk, Planted, PoolEnv, PoolSpec, Tuning, VolumeSpec};
+pub use pool::{DiskStatus, Pool, PoolStatus, VolumeStatus};
+pub use recover::Recovered;
+pub use shared::PoolShared;
+pub use volume::Volume;

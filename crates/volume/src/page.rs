@@ -140,12 +140,13 @@ impl PageState {
         self.blocks_per_extent
     }
 
-    /// True if nothing of the page is in memory alone: it may be let go of and loaded again.
+    /// True if nothing of the page is in memory alone: it may be let go of and loaded again. A tentative extent without
+    /// chunks is nothing: the write that wanted it was refused.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let settled = |extent: &Extent| {
             let chunks = extent.record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
-            extent.pushed && chunks == extent.chunks_pushed
+            chunks == extent.chunks_pushed
         };
         self.dirty_since.is_none() && self.saving.is_none() && self.extents.values().all(settled)
     }
@@ -215,9 +216,7 @@ impl PageState {
                 // Every generation of this index was used: it is never given out again.
                 RowSlot::Empty(_) => {}
                 RowSlot::Taken(record) => {
-                    let slots = record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
-                    let extent = Extent { record, pushed: true, chunks_pushed: slots, lsn, reads: 0, writes: 0 };
-                    self.extents.insert(index, extent);
+                    self.extents.insert(index, Extent::stored(record, lsn));
                 }
             }
         }
@@ -404,6 +403,13 @@ impl PageState {
 }
 
 impl Extent {
+    /// An extent as a checkpoint has it.
+    #[must_use]
+    pub fn stored(record: Record, lsn: Lsn) -> Self {
+        let chunks_pushed = record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
+        Self { record, pushed: true, chunks_pushed, lsn, reads: 0, writes: 0 }
+    }
+
     /// The record with pushed chunks only.
     #[must_use]
     pub fn pushed_record(&self) -> Record {

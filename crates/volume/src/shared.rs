@@ -13,6 +13,7 @@ use crate::env::{Planted, Tuning};
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::PageImage;
 use crate::layout::disk::DiskLayout;
+use crate::layout::label::Label;
 use crate::ledger::Ledger;
 use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey};
 use crate::request::{Part, PartAnswer};
@@ -24,10 +25,14 @@ pub struct PoolDisk {
     pub no: DiskNo,
     /// The open disk.
     pub disk: DiskId,
+    /// Its label's uuid.
+    pub uuid: [u8; 16],
     /// What it is.
     pub info: DiskInfo,
     /// Where its regions lie.
     pub layout: DiskLayout,
+    /// What its label says now; core 0 alone writes labels.
+    pub label: Mutex<Label>,
     /// Data writes that ended on it.
     pub completed: AtomicU64,
     /// Those of them that are durable.
@@ -54,14 +59,14 @@ pub enum Message {
     Saved(Vec<PageKey>, bool),
     /// The page's volume is gone: free all that it has.
     DropPage(PageKey, OneshotSender<Result<(), PoolError>>),
-    /// A volume was made, resized or deleted: look it up again.
-    VolumeChanged([u8; 16]),
+    /// A volume was resized or deleted: look it up again.
+    VolumeChanged([u8; 16], OneshotSender<()>),
     /// Give back free space that was taken in advance; answer when done.
     ReleaseRuns(OneshotSender<()>),
-    /// Add up the heat of the tree's pages in memory and start anew: reads, writes by extent index.
-    Heat(crate::place::TreeId, OneshotSender<Vec<(u64, u32, u32)>>),
-    /// End all tasks; answer when no request is open.
-    Stop(OneshotSender<()>),
+    /// Answer when no request of your hosts is open; the number is of those that would not end.
+    Drain(OneshotSender<usize>),
+    /// End your tasks; nothing comes after this.
+    Stop,
 }
 
 /// What the committer on core 0 is asked.
@@ -77,6 +82,15 @@ pub enum CommitRequest {
 /// Who waits for the checkpoint that is asked for, if anybody does.
 pub type CheckpointRequest = Option<OneshotSender<Result<(), PoolError>>>;
 
+/// Requests of one volume on one core since the pool was opened.
+#[derive(Debug, Default)]
+pub struct VolumeCounters {
+    /// Reads.
+    pub reads: AtomicU64,
+    /// Writes.
+    pub writes: AtomicU64,
+}
+
 /// The shared part of a pool.
 pub struct PoolShared {
     /// Its name for ever.
@@ -91,6 +105,8 @@ pub struct PoolShared {
     pub tuning: Tuning,
     /// Planted defects.
     pub planted: Planted,
+    /// Who opened it.
+    pub opener: String,
     /// The checkpoint store.
     pub meta: Arc<dyn MetaStore>,
     pub(crate) ledger: Mutex<Ledger>,
@@ -101,12 +117,14 @@ pub struct PoolShared {
     pub(crate) commits: Sender<CommitRequest>,
     /// Replayed deltas of pages that nobody has loaded yet.
     pub(crate) replay: Mutex<FxHashMap<PageKey, Vec<(Lsn, Delta)>>>,
-    /// Freed chunks that can't be given out yet, on all cores.
-    pub(crate) quarantined: AtomicU64,
     pub(crate) checkpoints: Sender<CheckpointRequest>,
     /// A checkpoint was asked for and has not begun.
     pub(crate) checkpoint_wanted: AtomicBool,
+    /// The last checkpoint failed: a request that waits for the journal's space is told to come again.
+    pub(crate) checkpoint_failed: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// Each core's counters of each volume.
+    pub(crate) counters: Mutex<FxHashMap<[u8; 16], Vec<Arc<VolumeCounters>>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -137,6 +155,11 @@ impl PoolShared {
         // A multiplicative hash: neighbouring pages of a volume spread over the cores.
         let hash = (u64::from(key.tree.0) << 40 ^ key.page.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((hash >> 32) as usize) % self.cores
+    }
+
+    /// True once the pool is being closed.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// The disks by number, as of now.
@@ -179,7 +202,7 @@ impl PoolShared {
     /// Waits until a map-changing request has room in journal and ring, and counts it until the permit is dropped.
     ///
     /// # Errors
-    /// The pool is being closed.
+    /// The pool is being closed, or the journal is full and no checkpoint succeeds.
     pub(crate) async fn admit(self: &Arc<Self>) -> Result<Permit, PoolError> {
         loop {
             let progress = {
@@ -190,13 +213,16 @@ impl PoolShared {
                 }
                 ledger.progress()
             };
-            if self.stopping.load(Ordering::Acquire) {
+            if self.is_stopping() {
                 return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
             }
+            if self.checkpoint_failed.load(Ordering::Acquire) {
+                self.want_checkpoint();
+                return Err(PoolError::new(PoolErrorKind::Busy, "the journal is full and no checkpoint succeeds"));
+            }
             self.want_checkpoint();
-            let (sender, done) = oneshot();
-            self.commits.send(CommitRequest::Durable(sender));
-            drop(done);
+            // Whoever waits has nothing of its own to commit: the answer is not waited for.
+            self.commits.send(CommitRequest::Durable(oneshot().0));
             progress.await;
         }
     }

@@ -1,6 +1,7 @@
 //! A volume as a device: requests are checked, split at pages, and each part goes to the core that owns its page.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use sds_block::{BlockError, Command, Device, DeviceFuture, ErrorKind, Geometry, LbaCount, LbaRange, Request};
 use sds_io::sync::{join_all, oneshot};
@@ -11,6 +12,9 @@ use crate::place::{BLOCK_BYTES, PageKey};
 use crate::request::{Part, PartAnswer, PartOp, pages};
 use crate::shared::Message;
 use crate::write::miscompare;
+
+/// Pages that one request discards or zeroes at a time.
+const ZERO_PAGES_IN_FLIGHT_MAX: usize = 16;
 
 /// A volume on one core.
 pub struct Volume<E: Io + Clock> {
@@ -31,6 +35,15 @@ impl<E: Io + Clock> Volume<E> {
 
     async fn run(self, request: Request<Slice>) -> Result<Option<ReadBytes>, BlockError> {
         let _open = OpenRequest::new(&self.core);
+        if self.core.shared.is_stopping() {
+            return Err(BlockError::new(ErrorKind::DeviceGone, "the pool is being closed"));
+        }
+        let counters = &self.volume.counters;
+        match request.command {
+            Command::Read(_) | Command::Compare(_) => counters.reads.fetch_add(1, Ordering::Relaxed),
+            Command::Write { .. } | Command::CompareAndWrite { .. } => counters.writes.fetch_add(1, Ordering::Relaxed),
+            Command::Flush | Command::WriteZeroes { .. } | Command::Discard(_) => 0,
+        };
         match request.command {
             Command::Read(range) => {
                 let (start, len) = self.bytes(range)?;
@@ -102,10 +115,16 @@ impl<E: Io + Clock> Volume<E> {
     }
 
     async fn zero(&self, start: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
-        // A discard of a whole volume has many pages: one after the other, so that it holds no core for long.
-        for (page, first, bytes, _) in pages(start, len, self.core.shared.extent_bytes) {
-            let volume = self.volume.uuid;
-            self.run_part(Part { volume, page, start: first, len: bytes, op: PartOp::Zero { unmap } }).await?;
+        // A discard of a whole volume has 100,000 pages: some at a time, so that it is done within a host's patience
+        // and holds no core for long.
+        let mut pages = pages(start, len, self.core.shared.extent_bytes).peekable();
+        while pages.peek().is_some() {
+            let part = |(page, first, bytes, _)| {
+                let op = PartOp::Zero { unmap };
+                self.run_part(Part { volume: self.volume.uuid, page, start: first, len: bytes, op })
+            };
+            let parts = pages.by_ref().take(ZERO_PAGES_IN_FLIGHT_MAX).map(part).collect();
+            join_all(parts).await.into_iter().collect::<Result<Vec<_>, BlockError>>()?;
         }
         Ok(())
     }

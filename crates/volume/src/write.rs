@@ -2,7 +2,8 @@
 //!
 //! The order within one write, under its range lock: an extent and chunks where there are none (tentative: in memory
 //! only), partial blocks filled up, the data written, the deltas pushed (from here on the write survives the death of
-//! the process), the map changed so that reads see it. An overwrite of data blocks is only the third of these.
+//! the process), the map changed so that reads see it. An overwrite of data blocks is only the third of these. Who
+//! gives a chunk its place holds all of it, so a write that is refused can take its places back.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -15,9 +16,9 @@ use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
 use crate::page::{Extent, Page, PageState};
 use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn};
+use crate::quarantine::runs_of;
 use crate::record::BlockState;
 use crate::request::{Span, disk_error, spans};
-use crate::shared::lock;
 
 /// A contiguous write to one disk.
 struct Piece {
@@ -36,12 +37,19 @@ impl<E: Io + Clock> PoolCore<E> {
         data: Slice,
         fua: bool,
     ) -> Result<bool, BlockError> {
-        let end = start + data.len() as u64;
-        let _range = page.locks.lock(start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).await;
-        self.write_locked(volume, page, start, data, fua).await
+        let len = data.len() as u64;
+        let mut range = page.locks.lock(blocks_in(start, len)).await;
+        if self.lacks_chunks(volume, &page.state.borrow(), start, len) {
+            // A chunk is given a place by one who holds all of it, so that it can take the chunk back.
+            drop(range);
+            range = page.locks.lock(self.whole_chunks(start, len)).await;
+        }
+        let written = self.write_locked(volume, page, start, data, fua).await;
+        drop(range);
+        written
     }
 
-    /// As [`PoolCore::write`], by one who holds the range.
+    /// As [`PoolCore::write`], by one who holds the range; and all of each chunk that has no place yet.
     pub(crate) async fn write_locked(
         self: &Rc<Self>,
         volume: &VolumeCore,
@@ -61,11 +69,67 @@ impl<E: Io + Clock> PoolCore<E> {
             return Ok(fua && !durable);
         }
         let _permit = self.shared.admit().await?;
-        self.prepare(volume, page, start, len).await?;
+        let written = self.write_first(volume, page, start, data).await;
+        if written.is_err() {
+            self.take_back(volume, page, start, len);
+        }
+        written.map(|()| fua)
+    }
+
+    /// Writes where blocks are not data yet: places, whole blocks, data, then the map.
+    async fn write_first(
+        self: &Rc<Self>,
+        volume: &VolumeCore,
+        page: &Rc<Page>,
+        start: u64,
+        data: Slice,
+    ) -> Result<(), BlockError> {
+        self.prepare(volume, page, start, data.len() as u64).await?;
         let (start, data) = self.fill_edges(volume, page, start, data).await?;
         self.write_pieces(volume, page, start, &data, false).await?;
-        self.publish(volume, page, start, data.len() as u64).await?;
-        Ok(fua)
+        self.publish(volume, page, start, data.len() as u64).await
+    }
+
+    /// The blocks of all chunks that the range touches.
+    fn whole_chunks(&self, start: u64, len: u64) -> std::ops::Range<u64> {
+        let chunk_bytes = self.shared.chunk_bytes();
+        let first = start / chunk_bytes * chunk_bytes;
+        let end = (start + len).div_ceil(chunk_bytes) * chunk_bytes;
+        first / BLOCK_BYTES..end / BLOCK_BYTES
+    }
+
+    /// True if a chunk that the range touches has no place in an extent of `volume`'s layer.
+    fn lacks_chunks(&self, volume: &VolumeCore, state: &PageState, start: u64, len: u64) -> bool {
+        spans(start, len, self.shared.extent_bytes).any(|span| {
+            let extent = state.extent(state.entry(volume.layer, span.slot));
+            match extent.filter(|extent| extent.record.birth == volume.layer) {
+                Some(extent) => self.slots(span).any(|slot| extent.record.home.chunk(slot).is_none()),
+                None => true,
+            }
+        })
+    }
+
+    /// The chunk slots that a span touches.
+    fn slots(&self, span: Span) -> std::ops::Range<usize> {
+        let chunk_bytes = self.shared.chunk_bytes();
+        (span.start / chunk_bytes) as usize..(span.start + span.len).div_ceil(chunk_bytes) as usize
+    }
+
+    /// A write was refused: the places that it got and no delta tells of are free again.
+    fn take_back(&self, volume: &VolumeCore, page: &Rc<Page>, start: u64, len: u64) {
+        let mut chunks = Vec::new();
+        let mut state = page.state.borrow_mut();
+        for span in spans(start, len, self.shared.extent_bytes) {
+            let id = state.entry(volume.layer, span.slot);
+            let ours = state.extent_mut(id).filter(|extent| extent.record.birth == volume.layer);
+            let Some(extent) = ours else { continue };
+            for slot in self.slots(span).filter(|slot| extent.chunks_pushed & 1 << slot == 0) {
+                chunks.extend(extent.record.home.chunk(slot));
+                extent.record.home.set(slot, None);
+            }
+        }
+        drop(state);
+        self.shared.ledger().release_grants(&runs_of(chunks));
     }
 
     /// If every touched block is data of an extent that `volume` may write in place: the last group that changed one of
@@ -92,8 +156,7 @@ impl<E: Io + Clock> PoolCore<E> {
             return true;
         }
         let disks = self.disks();
-        let slots = span.start / self.shared.chunk_bytes()..(span.start + span.len).div_ceil(self.shared.chunk_bytes());
-        slots.into_iter().filter_map(|slot| extent.record.home.chunk(slot as usize)).all(|addr| {
+        self.slots(span).filter_map(|slot| extent.record.home.chunk(slot)).all(|addr| {
             let unit = u64::from(disks[usize::from(addr.disk.0)].info.logical_block_bytes);
             span.start % unit == 0 && span.len % unit == 0
         })
@@ -111,21 +174,16 @@ impl<E: Io + Clock> PoolCore<E> {
         for span in spans {
             let id = self.extent_for(volume, page, span.slot).await?;
             loop {
-                let missing = self.missing_chunks(&mut page.state.borrow_mut(), id, span).len();
-                if missing == 0 {
+                let missing = self.missing_chunks(&page.state.borrow(), id, span);
+                if missing.is_empty() {
                     break;
                 }
-                let got = self.allocate(volume, missing).await?;
-                // Another write may have placed some of the chunks meanwhile.
+                let got = self.allocate(volume, missing.len()).await?;
                 let mut state = page.state.borrow_mut();
-                let slots = self.missing_chunks(&mut state, id, span);
                 let extent = state.extent_mut(id).expect("its range is held");
-                let mut spare = got.into_iter();
-                for (slot, addr) in slots.into_iter().zip(spare.by_ref()) {
+                for (slot, addr) in missing.into_iter().zip(got) {
                     extent.record.home.set(slot, Some(addr));
                 }
-                drop(state);
-                self.give_back(spare.collect());
             }
         }
         Ok(())
@@ -167,11 +225,9 @@ impl<E: Io + Clock> PoolCore<E> {
         }
     }
 
-    fn missing_chunks(&self, state: &mut PageState, id: ExtentId, span: Span) -> Vec<usize> {
-        let chunk_bytes = self.shared.chunk_bytes();
-        let extent = state.extent_mut(id).expect("its range is held");
-        let slots = span.start / chunk_bytes..(span.start + span.len).div_ceil(chunk_bytes);
-        slots.map(|slot| slot as usize).filter(|slot| extent.record.home.chunk(*slot).is_none()).collect()
+    fn missing_chunks(&self, state: &PageState, id: ExtentId, span: Span) -> Vec<usize> {
+        let extent = state.extent(id).expect("its range is held");
+        self.slots(span).filter(|slot| extent.record.home.chunk(*slot).is_none()).collect()
     }
 
     /// Widens a write whose first or last block is not data yet to whole blocks, with what reads find there now.
@@ -260,6 +316,9 @@ impl<E: Io + Clock> PoolCore<E> {
             let pushed = {
                 let mut state = page.state.borrow_mut();
                 let deltas = self.write_deltas(volume, page, &state, start, len);
+                if deltas.is_empty() {
+                    return Ok(());
+                }
                 let pushed = self.shared.ledger().push(&deltas);
                 if let Ok(lsn) = pushed {
                     for delta in &deltas {
@@ -292,9 +351,7 @@ impl<E: Io + Clock> PoolCore<E> {
             if !extent.pushed {
                 deltas.push(Delta::Extent { place, layer: volume.layer, id, base: extent.record.base });
             }
-            let chunk_bytes = self.shared.chunk_bytes();
-            let slots = span.start / chunk_bytes..(span.start + span.len).div_ceil(chunk_bytes);
-            push_chunks(&mut deltas, place, extent, slots.start as usize..slots.end as usize);
+            push_chunks(&mut deltas, place, extent, self.slots(span));
             let (first, count) = blocks_of(span);
             if !extent.record.states.all(first, count, BlockState::Data) {
                 deltas.push(Delta::States { place, id, start: BlockNo(first), count, state: BlockState::Data });
@@ -312,21 +369,10 @@ impl<E: Io + Clock> PoolCore<E> {
         data: Slice,
     ) -> Result<(), BlockError> {
         let len = data.len() / 2;
-        let end = start + len as u64;
-        let _range = page.locks.lock(start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).await;
+        let _range = page.locks.lock(self.whole_chunks(start, len as u64)).await;
         let found = self.read(volume, page, start, len as u64).await?.to_vec();
         miscompare(&found, &data.as_ref()[..len])?;
         self.write_locked(volume, page, start, data.slice(len, len), false).await.map(|_| ())
-    }
-
-    fn give_back(&self, spare: Vec<ChunkAddr>) {
-        if spare.is_empty() {
-            return;
-        }
-        let mut ledger = lock(&self.shared.ledger);
-        for run in crate::quarantine::runs_of(spare) {
-            ledger.space.release_grant(run);
-        }
     }
 }
 
@@ -339,6 +385,11 @@ pub(crate) fn miscompare(found: &[u8], expected: &[u8]) -> Result<(), BlockError
         None => Ok(()),
         Some(at) => Err(BlockError::new(ErrorKind::Miscompare, "the content differs here").with_value(at as u64)),
     }
+}
+
+/// The blocks of a page that a byte range touches.
+const fn blocks_in(start: u64, len: u64) -> std::ops::Range<u64> {
+    start / BLOCK_BYTES..(start + len).div_ceil(BLOCK_BYTES)
 }
 
 /// The first block that a span touches and how many.

@@ -136,7 +136,7 @@ fn zero_deltas(
     if deltas.is_empty() {
         return None;
     }
-    push_free(&mut deltas, place, extent, &freed);
+    push_free(&mut deltas, place, &freed);
     Some((deltas, freed))
 }
 
@@ -162,17 +162,13 @@ pub(crate) fn forget_extent(place: Place, volume: &VolumeCore, extent: &Extent) 
     let freed: Vec<ChunkAddr> = extent.record.home.chunks().map(|(_, addr)| addr).collect();
     let mut deltas =
         vec![Delta::Entry { place, layer: volume.layer, entry: extent.record.base }, Delta::Gone { place, id }];
-    push_free(&mut deltas, place, extent, &freed);
+    push_free(&mut deltas, place, &freed);
     (deltas, freed)
 }
 
-/// Chunks whose allocation no delta says yet are not freed by one either: they only leave the quarantine.
-pub(crate) fn push_free(deltas: &mut Vec<Delta>, place: Place, extent: &Extent, freed: &[ChunkAddr]) {
-    let pushed = |(slot, addr): (usize, ChunkAddr)| {
-        (extent.chunks_pushed & 1 << slot != 0 && freed.contains(&addr)).then_some(addr)
-    };
-    let runs = runs_of(extent.record.home.chunks().filter_map(pushed).collect());
-    if !runs.is_empty() {
-        deltas.push(Delta::Free { tree: place.tree, runs });
+/// The chunks are nobody's. None of them is tentative: whole extents are held.
+pub(crate) fn push_free(deltas: &mut Vec<Delta>, place: Place, freed: &[ChunkAddr]) {
+    if !freed.is_empty() {
+        deltas.push(Delta::Free { tree: place.tree, runs: runs_of(freed.to_vec()) });
     }
 }

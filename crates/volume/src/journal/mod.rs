@@ -425,6 +425,12 @@ impl<E: Io> Journal<E> {
         self.records
     }
 
+    /// Times that it began again at the start of its region since it was formatted.
+    #[must_use]
+    pub const fn laps(&self) -> u64 {
+        self.tail.lap - 1
+    }
+
     /// How full it is, 0 to 1: by bytes or by deltas, whichever is more.
     #[must_use]
     pub fn used_fraction(&self) -> f64 {

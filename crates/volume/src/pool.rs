@@ -1,0 +1,514 @@
+//! A pool as its cores have it: opened on core 0, joined by the others, commanded from any.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sds_io::sync::{channel, join_all, oneshot};
+use sds_io::{Clock, DiskId, Io};
+
+use crate::catalog::{LayerEntry, VolumeEntry};
+use crate::checkpoint::{Checkpointer, checkpoint_regularly};
+use crate::commit::{Committer, commit_regularly, relabel_disk};
+use crate::core::PoolCore;
+use crate::delta::Delta;
+use crate::env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, VOLUME_BYTES_MAX, VolumeSpec};
+use crate::error::{PoolError, PoolErrorKind};
+use crate::format::{check_disk, entry, format, new_label, plan};
+use crate::label_io::{catalog_bytes_max, clear_catalog, write_label};
+use crate::layout::catalog::encode_catalog;
+use crate::ledger::Ledger;
+use crate::place::{BLOCK_BYTES, DiskNo, LayerId, TreeId};
+use crate::recover::{Member, Opened, Recovered, recover};
+use crate::shared::{CommitRequest, Message, PoolDisk, PoolShared, lock};
+use crate::volume::Volume;
+
+/// The longest key of a document, in bytes.
+pub const DOCUMENT_KEY_BYTES_MAX: usize = 255;
+/// The largest document, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+/// What a catalog entry takes beside its texts, rounded up.
+const CATALOG_ENTRY_BYTES: usize = 256;
+
+/// A pool on one core. Cheap to clone.
+pub struct Pool<E: Io + Clock>(Rc<PoolCore<E>>);
+
+impl<E: Io + Clock> Clone for Pool<E> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+/// A disk of a pool as an administrator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// The open disk.
+    pub disk: DiskId,
+    /// Its label's uuid.
+    pub uuid: [u8; 16],
+    /// Its tier's name.
+    pub tier: String,
+    /// Bytes of its data area.
+    pub capacity_bytes: u64,
+    /// Those of them that volumes have.
+    pub allocated_bytes: u64,
+    /// False once a sync failed: what it holds is not certain any more.
+    pub healthy: bool,
+}
+
+/// A pool as an administrator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes of an extent.
+    pub extent_bytes: u64,
+    /// Its disks, by number.
+    pub disks: Vec<DiskStatus>,
+    /// Times that the journal began again at its start.
+    pub journal_laps: u64,
+    /// The part of the journal in use, in bytes, and its size.
+    pub journal_bytes: (u64, u64),
+    /// Deleted volumes whose space is still being freed.
+    pub deletions: usize,
+}
+
+/// A volume as an administrator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// Its name for ever.
+    pub uuid: [u8; 16],
+    /// Its size.
+    pub size_bytes: u64,
+    /// 512 or 4096.
+    pub logical_block_bytes: u32,
+    /// Bytes of the pool that it has.
+    pub allocated_bytes: u64,
+    /// Reads since the pool was opened.
+    pub reads: u64,
+    /// Writes since the pool was opened.
+    pub writes: u64,
+}
+
+impl<E: Io + Clock> Pool<E> {
+    /// Makes a pool of `disks` and opens it, on core 0. What the disks and the MetaStore held is lost.
+    ///
+    /// # Errors
+    /// What is wrong with `spec` or a disk; or a disk or the MetaStore failed.
+    pub async fn create(
+        env: CoreEnv<E>,
+        world: PoolEnv,
+        spec: &PoolSpec,
+        disks: &[NewDisk],
+    ) -> Result<Self, PoolError> {
+        format(&env, &world, spec, disks).await?;
+        let disks: Vec<DiskId> = disks.iter().map(|disk| disk.disk).collect();
+        Self::open(env, world, spec.uuid, &disks).await.map(|(pool, _)| pool)
+    }
+
+    /// Opens a pool from its disks, on core 0. When this returns, everything that was ever acknowledged is there, and
+    /// all that is readable is durable.
+    ///
+    /// # Errors
+    /// A disk is missing, of another pool or damaged beyond repair; or a disk or the MetaStore failed.
+    pub async fn open(
+        env: CoreEnv<E>,
+        world: PoolEnv,
+        uuid: [u8; 16],
+        disks: &[DiskId],
+    ) -> Result<(Self, Recovered), PoolError> {
+        assert_eq!(env.core, 0, "a pool is opened on core 0");
+        let opened = recover(&env, &world, uuid, disks).await?;
+        let recovered = opened.recovered.clone();
+        Ok((Self::start(env, world, opened), recovered))
+    }
+
+    fn start(env: CoreEnv<E>, world: PoolEnv, opened: Opened<E>) -> Self {
+        let label = opened.members[0].label.clone();
+        let (commits, commit_requests) = channel();
+        let (checkpoints, checkpoint_requests) = channel();
+        let (inboxes, receivers) = (0..world.cores).map(|_| channel()).map(|(s, r)| (s, Some(r))).unzip();
+        let disks = opened.members.into_iter().map(|member| Arc::new(pool_disk(&env.io, member))).collect();
+        let deleting: Vec<LayerEntry> =
+            opened.catalog.layers.values().filter(|layer| layer.deleting).cloned().collect();
+        let mut ledger = Ledger::new(opened.checkpointed, opened.ring, opened.space, opened.catalog);
+        ledger.deletions = deleting.len();
+        ledger.journal_bytes = opened.journal.capacity_bytes();
+        ledger.journal_used_bytes = opened.journal.used_bytes();
+        let shared = Arc::new(PoolShared {
+            uuid: label.pool_uuid,
+            name: label.pool_name,
+            extent_bytes: label.layout.extent_bytes,
+            cores: world.cores,
+            tuning: world.tuning,
+            planted: world.planted,
+            opener: world.opener,
+            meta: world.meta,
+            ledger: Mutex::new(ledger),
+            disks: Mutex::new(Arc::new(disks)),
+            disks_version: AtomicU64::new(0),
+            inboxes,
+            receivers: Mutex::new(receivers),
+            commits,
+            replay: Mutex::new(opened.replay),
+            checkpoints,
+            checkpoint_wanted: AtomicBool::new(false),
+            checkpoint_failed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            counters: Mutex::default(),
+        });
+        let spawner = env.spawner.clone();
+        let pool = Self::join(Arc::clone(&shared), env.clone());
+        let (journal, failed) = (opened.journal, None);
+        spawner.spawn(Committer { shared, env, journal, requests: commit_requests, failed }.run());
+        let core = Rc::clone(&pool.0);
+        spawner.spawn(Checkpointer { core, owners: Vec::new(), requests: checkpoint_requests }.run());
+        spawner.spawn(commit_regularly(Rc::clone(&pool.0)));
+        spawner.spawn(checkpoint_regularly(Rc::clone(&pool.0)));
+        for layer in deleting {
+            spawner.spawn(Rc::clone(&pool.0).delete_layer(layer));
+        }
+        pool
+    }
+
+    /// The pool on another core, from [`Pool::shared`].
+    ///
+    /// # Panics
+    /// If the core has joined already, or is not one of those that the pool was opened for.
+    #[must_use]
+    pub fn join(shared: Arc<PoolShared>, env: CoreEnv<E>) -> Self {
+        let inbox = lock(&shared.receivers)[env.core].take().expect("a core joins once");
+        let core = PoolCore::new(shared, env);
+        core.env.spawner.spawn(Rc::clone(&core).inbox_task(inbox));
+        core.env.spawner.spawn(Rc::clone(&core).reclaim_task());
+        Self(core)
+    }
+
+    /// What the other cores join.
+    #[must_use]
+    pub fn shared(&self) -> Arc<PoolShared> {
+        Arc::clone(&self.0.shared)
+    }
+
+    /// A volume on this core; `None` if there is none.
+    #[must_use]
+    pub fn device(&self, uuid: [u8; 16]) -> Option<Volume<E>> {
+        self.0.volume(uuid).map(|volume| Volume::new(Rc::clone(&self.0), volume))
+    }
+
+    /// Makes a thin volume; durable when this returns.
+    ///
+    /// # Errors
+    /// What is wrong with `spec`; the catalog is full; or a disk failed.
+    pub async fn create_volume(&self, spec: VolumeSpec) -> Result<(), PoolError> {
+        check_size(spec.size_bytes)?;
+        if ![512, 4096].contains(&spec.logical_block_bytes) {
+            let what = "logical block size: 512 and 4096 bytes are accepted";
+            let value = u64::from(spec.logical_block_bytes);
+            return Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(value));
+        }
+        self.change_catalog(CATALOG_ENTRY_BYTES, |ledger| {
+            if ledger.catalog.volumes.contains_key(&spec.uuid) {
+                return Err(PoolError::new(PoolErrorKind::Exists, "there is a volume of this uuid"));
+            }
+            let id = ledger.catalog.next_layer.max(1);
+            let layer = LayerEntry {
+                id: LayerId(id),
+                tree: TreeId(id),
+                parent: LayerId(0),
+                named: true,
+                frozen: false,
+                inherit_limit_bytes: spec.size_bytes,
+                deleting: false,
+            };
+            let volume = VolumeEntry {
+                uuid: spec.uuid,
+                layer: layer.id,
+                size_bytes: spec.size_bytes,
+                logical_block_bytes: spec.logical_block_bytes,
+            };
+            Ok(vec![Delta::Layer(layer), Delta::Volume(volume)])
+        })
+        .await
+    }
+
+    /// Grows a volume; durable, and seen on all cores, when this returns.
+    ///
+    /// # Errors
+    /// There is no such volume, or it would shrink; or a disk failed.
+    pub async fn resize_volume(&self, uuid: [u8; 16], size_bytes: u64) -> Result<(), PoolError> {
+        check_size(size_bytes)?;
+        self.change_catalog(0, |ledger| {
+            let volume = ledger.catalog.volumes.get(&uuid).ok_or_else(no_volume)?;
+            if size_bytes < volume.size_bytes {
+                let what = "size: a volume only grows, at least so many bytes are accepted";
+                return Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(volume.size_bytes));
+            }
+            Ok(vec![Delta::Volume(VolumeEntry { size_bytes, ..volume.clone() })])
+        })
+        .await?;
+        self.tell_all(|answer| Message::VolumeChanged(uuid, answer)).await;
+        Ok(())
+    }
+
+    /// Deletes a volume; durable, and seen on all cores, when this returns. Its space is freed in the background.
+    ///
+    /// # Errors
+    /// There is no such volume; or a disk failed.
+    pub async fn delete_volume(&self, uuid: [u8; 16]) -> Result<(), PoolError> {
+        let mut deleting = None;
+        self.change_catalog(0, |ledger| {
+            let volume = ledger.catalog.volumes.get(&uuid).ok_or_else(no_volume)?;
+            let layer = ledger.catalog.layers.get(&volume.layer).expect("a volume has a layer");
+            let size = volume.size_bytes;
+            let layer = LayerEntry { named: false, deleting: true, inherit_limit_bytes: size, ..layer.clone() };
+            ledger.deletions += 1;
+            deleting = Some(layer.clone());
+            Ok(vec![Delta::Layer(layer), Delta::VolumeGone { uuid }])
+        })
+        .await?;
+        self.tell_all(|answer| Message::VolumeChanged(uuid, answer)).await;
+        lock(&self.0.shared.counters).remove(&uuid);
+        if let Some(layer) = deleting {
+            self.0.env.spawner.spawn(Rc::clone(&self.0).delete_layer(layer));
+        }
+        Ok(())
+    }
+
+    /// Stores (`None`: removes) a document of the control plane; durable when this returns.
+    ///
+    /// # Errors
+    /// Key or value are too long, the catalog is full, or a disk failed.
+    pub async fn put_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), PoolError> {
+        let bytes = value.as_ref().map_or(0, Vec::len);
+        let invalid = |what, value| Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(value));
+        if key.is_empty() || key.len() > DOCUMENT_KEY_BYTES_MAX {
+            return invalid("document key: 1 to 255 bytes are accepted", key.len() as u64);
+        }
+        if bytes > DOCUMENT_BYTES_MAX {
+            return invalid("document: up to 65,536 bytes are accepted", bytes as u64);
+        }
+        let more = bytes + key.len() + CATALOG_ENTRY_BYTES;
+        let more = if value.is_some() { more } else { 0 };
+        self.change_catalog(more, |_| Ok(vec![Delta::Document { key: key.clone(), value: value.clone() }])).await
+    }
+
+    /// The control plane's documents, by key.
+    #[must_use]
+    pub fn documents(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.shared.ledger().catalog.documents.clone().into_iter().collect()
+    }
+
+    /// Adds a disk, on core 0; durable when this returns. What it held is lost.
+    ///
+    /// # Errors
+    /// It is too small, or in the pool already, or a disk failed.
+    pub async fn add_disk(&self, disk: &NewDisk) -> Result<(), PoolError> {
+        assert_eq!(self.0.env.core, 0, "labels are core 0's");
+        check_disk(disk)?;
+        let shared = &self.0.shared;
+        let disks = shared.disks();
+        if disks.iter().any(|other| other.disk == disk.disk || other.uuid == disk.uuid) {
+            return Err(PoolError::new(PoolErrorKind::Exists, "the disk is in the pool already"));
+        }
+        let no = u16::try_from(disks.len()).map(DiskNo).map_err(|_| {
+            PoolError::new(PoolErrorKind::InvalidField, "disks: a pool has 1 to 65,535").with_value(disks.len() as u64)
+        })?;
+        let layout = plan(&self.0.env.io, disk.disk, shared.extent_bytes, 0)?;
+        let epoch = lock(&disks[0].label).pool_epoch;
+        let pool = (shared.uuid, shared.name.clone());
+        let mut label = new_label(pool, epoch, no, disk, layout, false, &shared.opener);
+        label.clean = false;
+        let failed = |error| PoolError::new(PoolErrorKind::Io, "the new disk failed").with_source(error);
+        clear_catalog(&self.0.env.io, disk.disk, &label.layout).await.map_err(failed)?;
+        write_label(&self.0.env.io, disk.disk, &label).await.map_err(failed)?;
+        let added = entry(&label);
+        let member = Member { disk: disk.disk, label };
+        let new = Arc::new(pool_disk(&self.0.env.io, member));
+        let deltas = self.change_catalog(CATALOG_ENTRY_BYTES, |ledger| {
+            if ledger.catalog.disks.contains_key(&no) {
+                return Err(PoolError::new(PoolErrorKind::Busy, "another disk is being added"));
+            }
+            // Known to all cores before the first chunk of it can be given out.
+            let mut all = disks.to_vec();
+            all.push(Arc::clone(&new));
+            *lock(&shared.disks) = Arc::new(all);
+            shared.disks_version.fetch_add(1, Ordering::AcqRel);
+            Ok(vec![Delta::Disk(added.clone())])
+        });
+        deltas.await
+    }
+
+    /// Capacity and use.
+    #[must_use]
+    pub fn status(&self) -> PoolStatus {
+        let shared = &self.0.shared;
+        let disks = shared.disks();
+        let ledger = shared.ledger();
+        let status = |disk: &Arc<PoolDisk>| DiskStatus {
+            disk: disk.disk,
+            uuid: disk.uuid,
+            tier: lock(&disk.label).tier.clone(),
+            capacity_bytes: u64::from(disk.layout.chunks) * shared.chunk_bytes(),
+            allocated_bytes: u64::from(ledger.space.allocated_chunks(disk.no)) * shared.chunk_bytes(),
+            healthy: !disk.sync_failed.load(Ordering::Acquire),
+        };
+        PoolStatus {
+            name: shared.name.clone(),
+            extent_bytes: shared.extent_bytes,
+            disks: disks.iter().map(status).collect(),
+            journal_laps: ledger.journal_laps,
+            journal_bytes: (ledger.journal_used_bytes, ledger.journal_bytes),
+            deletions: ledger.deletions,
+        }
+    }
+
+    /// All volumes, by uuid.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeStatus> {
+        let uuids: Vec<[u8; 16]> = self.0.shared.ledger().catalog.volumes.keys().copied().collect();
+        uuids.into_iter().filter_map(|uuid| self.volume_status(uuid)).collect()
+    }
+
+    /// One volume; `None` if there is none.
+    #[must_use]
+    pub fn volume_status(&self, uuid: [u8; 16]) -> Option<VolumeStatus> {
+        let shared = &self.0.shared;
+        let counters = lock(&shared.counters).get(&uuid).cloned().unwrap_or_default();
+        let ledger = shared.ledger();
+        let volume = ledger.catalog.volumes.get(&uuid)?;
+        let tree = ledger.catalog.layers.get(&volume.layer)?.tree;
+        let chunks = ledger.catalog.chunks.get(&tree).copied().unwrap_or(0);
+        Some(VolumeStatus {
+            uuid,
+            size_bytes: volume.size_bytes,
+            logical_block_bytes: volume.logical_block_bytes,
+            allocated_bytes: chunks * shared.chunk_bytes(),
+            reads: counters.iter().map(|counters| counters.reads.load(Ordering::Relaxed)).sum(),
+            writes: counters.iter().map(|counters| counters.writes.load(Ordering::Relaxed)).sum(),
+        })
+    }
+
+    /// Everything pushed before this is in the MetaStore and the owner tables when it ends.
+    ///
+    /// # Errors
+    /// A disk or the MetaStore failed.
+    pub async fn checkpoint(&self) -> Result<(), PoolError> {
+        let (sender, receiver) = oneshot();
+        self.0.shared.checkpoints.send(Some(sender));
+        receiver.await.unwrap_or_else(|| Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed")))
+    }
+
+    /// Closes the pool on all cores, from core 0: no request is taken any more, the open ones end, and everything is
+    /// durable, checkpointed and marked as closed in the labels when this returns.
+    ///
+    /// # Errors
+    /// The pool is closed all the same; the next opening replays what was not stored.
+    pub async fn stop(&self) -> Result<(), PoolError> {
+        assert_eq!(self.0.env.core, 0, "labels are core 0's");
+        let shared = &self.0.shared;
+        shared.stopping.store(true, Ordering::Release);
+        shared.ledger().notify();
+        let left: usize = self.tell_all(Message::Drain).await.into_iter().flatten().sum();
+        if left > 0 {
+            log::error!("pool {}: {left} requests did not end", shared.name);
+        }
+        let stored = match shared.commit().await {
+            Ok(()) => self.checkpoint().await,
+            Err(error) => Err(error),
+        };
+        let closed = match stored {
+            Ok(()) if left == 0 => self.mark_closed().await,
+            stored => stored,
+        };
+        let (sender, receiver) = oneshot();
+        shared.commits.send(CommitRequest::Stop(sender));
+        receiver.await;
+        shared.inboxes.iter().for_each(|inbox| inbox.send(Message::Stop));
+        // The checkpointer may still wait, if it never began.
+        shared.checkpoints.send(None);
+        shared.ledger().notify();
+        closed
+    }
+
+    async fn mark_closed(&self) -> Result<(), PoolError> {
+        let mark = self.0.shared.ledger().durable;
+        let disks = self.0.shared.disks();
+        let relabel = |disk: &Arc<PoolDisk>| {
+            let disk = Arc::clone(disk);
+            let io = self.0.env.io.clone();
+            async move {
+                relabel_disk(&io, &disk, |label| {
+                    label.clean = true;
+                    label.checkpoint_mark = mark;
+                })
+                .await
+            }
+        };
+        join_all(disks.iter().map(relabel).collect()).await.into_iter().collect()
+    }
+
+    /// Pushes what `change` says of the catalog, durably; it is called under the ledger's lock, again while the ring is
+    /// full, and refuses what is not to be.
+    async fn change_catalog(
+        &self,
+        more_bytes: usize,
+        mut change: impl FnMut(&mut Ledger) -> Result<Vec<Delta>, PoolError>,
+    ) -> Result<(), PoolError> {
+        let shared = &self.0.shared;
+        let bytes_max = shared.disks().iter().map(|disk| catalog_bytes_max(&disk.layout)).min().unwrap_or(0);
+        let _permit = shared.admit().await?;
+        loop {
+            let pushed = {
+                let mut ledger = shared.ledger();
+                if more_bytes > 0 && encode_catalog(&ledger.catalog).len() + more_bytes > bytes_max {
+                    let what = "the pool's catalog is full, its bytes at the most";
+                    return Err(PoolError::new(PoolErrorKind::NoSpace, what).with_value(bytes_max as u64));
+                }
+                let deltas = change(&mut ledger)?;
+                ledger.push(&deltas)
+            };
+            match pushed {
+                Ok(_) => return shared.commit().await,
+                Err(_) => shared.commit().await?,
+            }
+        }
+    }
+
+    /// Sends a message to each core and waits for all answers.
+    async fn tell_all<T>(&self, message: impl Fn(sds_io::sync::OneshotSender<T>) -> Message) -> Vec<Option<T>> {
+        let mut answers = Vec::new();
+        for inbox in &self.0.shared.inboxes {
+            let (sender, receiver) = oneshot();
+            inbox.send(message(sender));
+            answers.push(receiver);
+        }
+        join_all(answers).await
+    }
+}
+
+fn no_volume() -> PoolError {
+    PoolError::new(PoolErrorKind::NotFound, "there is no volume of this uuid")
+}
+
+fn check_size(size_bytes: u64) -> Result<(), PoolError> {
+    if size_bytes == 0 || size_bytes > VOLUME_BYTES_MAX || size_bytes % BLOCK_BYTES != 0 {
+        let what = "size: a multiple of 4 KiB up to 64 TiB is accepted";
+        return Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(size_bytes));
+    }
+    Ok(())
+}
+
+fn pool_disk<E: Io>(io: &E, member: Member) -> PoolDisk {
+    PoolDisk {
+        no: member.label.disk_no,
+        disk: member.disk,
+        uuid: member.label.disk_uuid,
+        info: io.disk(member.disk),
+        layout: member.label.layout.clone(),
+        label: Mutex::new(member.label),
+        completed: AtomicU64::new(0),
+        synced: AtomicU64::new(0),
+        sync_failed: AtomicBool::new(false),
+    }
+}

@@ -1,0 +1,333 @@
+//! Opens a pool: what the disks, the checkpoint, the journal and the carry-over ring say, in this order, until all
+//! cores can serve it.
+//!
+//! Nothing is served before what was acknowledged is where a flush would find it: all disks are synced, because a
+//! predecessor that was killed may have answered writes that are in no journal, and what only the ring has is
+//! journaled.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use sds_io::sync::join_all;
+use sds_io::{Clock, DiskId, Io, MetaStore};
+
+use crate::catalog::Catalog;
+use crate::delta::Delta;
+use crate::env::{CoreEnv, PoolEnv};
+use crate::error::{PoolError, PoolErrorKind};
+use crate::format::{clear_meta, member};
+use crate::import::import;
+use crate::journal::{Journal, MemberNote, Replay};
+use crate::label_io::{read_label, write_label};
+use crate::layout::catalog::decode_catalog;
+use crate::layout::delta::decode_group;
+use crate::layout::label::Label;
+use crate::layout::rows;
+use crate::place::{BLOCK_BYTES, Lsn, PageKey};
+use crate::ring::Ring;
+use crate::space::{SegmentImage, Space, SpaceDisk};
+
+/// Rows that are read from the MetaStore at a time.
+const SCAN_ROWS_MAX: usize = 1024;
+
+/// A disk of the pool with its label.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub disk: DiskId,
+    pub label: Label,
+}
+
+impl Member {
+    pub(crate) const fn blocks_per_extent(&self) -> u32 {
+        (self.label.layout.extent_bytes / BLOCK_BYTES) as u32
+    }
+}
+
+/// What the MetaStore has: everything up to `lsn`, and some things that are newer.
+pub(crate) struct Checkpoint {
+    pub lsn: Lsn,
+    pub catalog: Catalog,
+    pub segments: Vec<SegmentImage>,
+}
+
+/// What an opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The MetaStore was not usable and was rebuilt from the disks.
+    pub imported: bool,
+    /// The predecessor did not close the pool.
+    pub unclean: bool,
+    /// Groups of changes that were replayed from the journal.
+    pub journal_groups: u64,
+    /// Groups that only the carry-over ring had.
+    pub ring_groups: u64,
+    /// Disks with a label of the pool that the pool does not know: their joining was not completed.
+    pub unused: Vec<DiskId>,
+}
+
+/// A pool on its way to being served.
+pub(crate) struct Opened<E> {
+    pub members: Vec<Member>,
+    pub journal: Journal<E>,
+    pub ring: Ring,
+    pub checkpointed: Lsn,
+    pub catalog: Catalog,
+    pub space: Space,
+    pub replay: FxHashMap<PageKey, Vec<(Lsn, Delta)>>,
+    pub recovered: Recovered,
+}
+
+/// Reads everything that is needed to serve the pool `uuid`, and makes durable what was not.
+pub(crate) async fn recover<E: Io + Clock>(
+    env: &CoreEnv<E>,
+    world: &PoolEnv,
+    uuid: [u8; 16],
+    disks: &[DiskId],
+) -> Result<Opened<E>, PoolError> {
+    let io = &env.io;
+    let mut members = read_members(io, uuid, disks).await?;
+    let mut recovered = Recovered { unclean: members.iter().any(|member| !member.label.clean), ..Recovered::default() };
+    let epoch = members.iter().map(|member| member.label.pool_epoch).max().unwrap_or(0);
+    let (mut journal, replay) = open_journal(io, world, uuid, epoch, &members).await?;
+    let checkpoint = match load_checkpoint(&*world.meta).await? {
+        Some(checkpoint) if checkpoint.lsn.0 + 1 >= replay.start.0 => checkpoint,
+        older => {
+            let why = if older.is_some() { "is older than the journal" } else { "has no checkpoint" };
+            if replay.start > Lsn(1) {
+                log::warn!("pool {}: the MetaStore {why}; it is rebuilt from the disks", members[0].label.pool_name);
+                recovered.imported = true;
+                import(io, &*world.meta, &members, replay.start).await?
+            } else {
+                // The journal has everything since the pool was made.
+                clear_meta(&*world.meta).await?;
+                Checkpoint { lsn: Lsn(0), catalog: Catalog::default(), segments: Vec::new() }
+            }
+        }
+    };
+    let mut tables = Tables::of(checkpoint);
+    for group in replay.groups() {
+        let (lsn, deltas) = group.map_err(|error| corrupt("a change in the journal can't be read", error))?;
+        recovered.journal_groups += 1;
+        tables.apply(lsn, deltas);
+    }
+    let after = Lsn(journal.next().0 - 1);
+    let ring_groups = Ring::recover(&world.carry_over, uuid, after);
+    for (_, bytes) in &ring_groups {
+        let (lsn, deltas, _) =
+            decode_group(bytes).map_err(|error| corrupt("a change in the carry-over ring can't be read", error))?;
+        recovered.ring_groups += 1;
+        tables.apply(lsn, deltas);
+    }
+    recovered.unused = check_members(&mut members, &tables.catalog, after)?;
+    let syncs = members.iter().map(|member| io.sync(member.disk)).collect();
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "a disk can't be synced").with_source(error);
+    join_all(syncs).await.into_iter().collect::<Result<(), _>>().map_err(failed)?;
+    if !ring_groups.is_empty() {
+        let failed = |error| PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error);
+        let outcome = journal.append(&ring_groups).await.map_err(failed)?;
+        if let Some(lost) = outcome.lost.first() {
+            return Err(PoolError::new(PoolErrorKind::Io, "a disk of the journal failed").with_source(lost.error));
+        }
+    }
+    let ring = Ring::new(Arc::clone(&world.carry_over), uuid);
+    mark_open(io, world, epoch, &mut members).await?;
+    tables.space.settle();
+    tables.catalog.lsn = Lsn(journal.next().0 - 1);
+    Ok(Opened {
+        members,
+        journal,
+        ring,
+        checkpointed: tables.checkpointed,
+        catalog: tables.catalog,
+        space: tables.space,
+        replay: tables.replay,
+        recovered,
+    })
+}
+
+fn corrupt(what: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> PoolError {
+    PoolError::new(PoolErrorKind::Corrupt, what).with_source(error)
+}
+
+/// The disks' labels, by number.
+async fn read_members<E: Io>(io: &E, uuid: [u8; 16], disks: &[DiskId]) -> Result<Vec<Member>, PoolError> {
+    let mut members = Vec::with_capacity(disks.len());
+    for disk in disks {
+        let path = || io.disk(*disk).path;
+        let report = read_label(io, *disk).await;
+        for (slot, error) in ["A", "B"].iter().zip(&report.slot_errors) {
+            if let Some(error) = error.filter(|_| report.label.is_some()) {
+                log::warn!("{}: label {slot} can't be used, the other one is: {error}", path());
+            }
+        }
+        let Some(label) = report.label else {
+            log::error!("{}: it has no intact label", path());
+            let what = "a disk has no intact label";
+            return Err(PoolError::new(PoolErrorKind::NotFound, what).with_value(u64::from(disk.0)));
+        };
+        if label.pool_uuid != uuid {
+            let what = "a disk belongs to another pool";
+            return Err(PoolError::new(PoolErrorKind::ForeignLabel, what).with_value(u64::from(disk.0)));
+        }
+        if label.layout.end() > io.disk(*disk).size_bytes {
+            let what = "a disk is smaller than its label says";
+            return Err(PoolError::new(PoolErrorKind::TooSmall, what).with_value(label.layout.end()));
+        }
+        members.push(Member { disk: *disk, label });
+    }
+    if members.is_empty() {
+        return Err(PoolError::new(PoolErrorKind::DiskMissing, "disks: a pool has one at least"));
+    }
+    members.sort_by_key(|member| member.label.disk_no);
+    Ok(members)
+}
+
+async fn open_journal<E: Io>(
+    io: &E,
+    world: &PoolEnv,
+    uuid: [u8; 16],
+    epoch: u32,
+    members: &[Member],
+) -> Result<(Journal<E>, Replay), PoolError> {
+    let current = |member: &&Member| member.label.journal && member.label.pool_epoch == epoch;
+    let regions = members.iter().filter(current).map(member_region).collect::<Vec<_>>();
+    if regions.is_empty() {
+        return Err(PoolError::new(PoolErrorKind::DiskMissing, "no disk with a current journal is there"));
+    }
+    let failed = |error| PoolError::new(PoolErrorKind::Corrupt, "the journal can't be opened").with_source(error);
+    let ignore_crc = world.planted.ignore_crc;
+    let (journal, replay) =
+        Journal::open_planted(io.clone(), regions, uuid, epoch, ignore_crc).await.map_err(failed)?;
+    for (disk, note) in &replay.notes {
+        if *note != MemberNote::Current {
+            log::warn!("{}: its journal was not current and is copied anew: {note:?}", io.disk(*disk).path);
+        }
+    }
+    for (disk, error) in &replay.header_errors {
+        log::warn!("{}: a journal header can't be used, the other one is: {error}", io.disk(*disk).path);
+    }
+    if let Some((disk, offset, error)) = &replay.unreadable {
+        log::error!("{}: the journal can't be read at byte {offset}: {error}", io.disk(*disk).path);
+    }
+    Ok((journal, replay))
+}
+
+const fn member_region(of: &Member) -> crate::journal::JournalMember {
+    member(of.disk, &of.label)
+}
+
+/// What the MetaStore has; `None` if that is not usable.
+async fn load_checkpoint(meta: &dyn MetaStore) -> Result<Option<Checkpoint>, PoolError> {
+    let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be read").with_source(error);
+    let keys = vec![rows::CHECKPOINT_KEY.to_vec(), rows::CATALOG_KEY.to_vec()];
+    let mut found = meta.get(keys).await.map_err(failed)?.into_iter();
+    let (Some(Some(lsn)), Some(Some(catalog))) = (found.next(), found.next()) else { return Ok(None) };
+    let decoded = rows::decode_checkpoint(&lsn).and_then(|lsn| Ok((lsn, decode_catalog(&catalog)?)));
+    let (lsn, catalog) = match decoded {
+        Ok(decoded) => decoded,
+        Err(error) => {
+            log::warn!("the MetaStore is damaged: {error}");
+            return Ok(None);
+        }
+    };
+    let mut segments = Vec::new();
+    let mut after = Vec::new();
+    loop {
+        let found = meta.scan(rows::SEGMENT_PREFIX.to_vec(), after, SCAN_ROWS_MAX).await.map_err(failed)?;
+        let Some((last, _)) = found.last() else { break };
+        after = last.clone();
+        for (key, value) in found {
+            let place = rows::segment_of_key(&key);
+            let (Some((disk, segment)), Ok((lsn, bits))) = (place, rows::decode_segment(&value)) else {
+                log::warn!("the MetaStore is damaged: a segment of free space");
+                return Ok(None);
+            };
+            segments.push(SegmentImage { disk, segment, lsn, bits });
+        }
+    }
+    Ok(Some(Checkpoint { lsn, catalog, segments }))
+}
+
+/// What replay changes at once; pages wait until they are loaded.
+struct Tables {
+    checkpointed: Lsn,
+    catalog: Catalog,
+    space: Space,
+    replay: FxHashMap<PageKey, Vec<(Lsn, Delta)>>,
+}
+
+impl Tables {
+    fn of(checkpoint: Checkpoint) -> Self {
+        let disks = checkpoint.catalog.disks.values();
+        let disks: Vec<SpaceDisk> =
+            disks.map(|disk| SpaceDisk { no: disk.no, rank: disk.rank, chunks: disk.chunks }).collect();
+        let (space, unknown) = Space::load(&disks, checkpoint.segments);
+        for image in unknown {
+            log::error!("free space of disk {} segment {}: there is none", image.disk.0, image.segment);
+        }
+        Self { checkpointed: checkpoint.lsn, catalog: checkpoint.catalog, space, replay: FxHashMap::default() }
+    }
+
+    fn apply(&mut self, lsn: Lsn, deltas: Vec<Delta>) {
+        if lsn <= self.checkpointed {
+            return;
+        }
+        let to_catalog = lsn > self.catalog.lsn;
+        for delta in deltas {
+            self.space.apply(&delta, lsn);
+            if to_catalog {
+                self.catalog.apply(&delta);
+            }
+            if let Some(page) = delta.page() {
+                self.replay.entry(page).or_default().push((lsn, delta));
+            }
+        }
+        self.catalog.lsn = self.catalog.lsn.max(lsn);
+    }
+}
+
+/// Compares the disks with what the catalog has; those that it does not know are taken out and returned.
+fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Result<Vec<DiskId>, PoolError> {
+    let known = |member: &Member| {
+        catalog.disks.get(&member.label.disk_no).is_some_and(|entry| entry.uuid == member.label.disk_uuid)
+    };
+    let (ours, unused): (Vec<Member>, Vec<Member>) = members.drain(..).partition(known);
+    *members = ours;
+    for entry in catalog.disks.values() {
+        let Some(member) = members.iter().find(|member| member.label.disk_no == entry.no) else {
+            let what = "a disk of the pool is missing, its number";
+            return Err(PoolError::new(PoolErrorKind::DiskMissing, what).with_value(u64::from(entry.no.0)));
+        };
+        if member.label.layout.chunks != entry.chunks {
+            let what = "a disk's label has another size than the catalog, its number";
+            return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(u64::from(entry.no.0)));
+        }
+        if member.label.checkpoint_mark > after {
+            let what = "the disks lost what they said was durable: the journal ends before change";
+            return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(member.label.checkpoint_mark.0));
+        }
+    }
+    if members.len() != catalog.disks.len() {
+        return Err(PoolError::new(PoolErrorKind::Corrupt, "two disks have the same number and name"));
+    }
+    Ok(unused.into_iter().map(|member| member.disk).collect())
+}
+
+/// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none.
+async fn mark_open<E: Io>(io: &E, world: &PoolEnv, epoch: u32, members: &mut [Member]) -> Result<(), PoolError> {
+    for member in members.iter_mut() {
+        if member.label.pool_epoch < epoch && member.label.journal {
+            log::warn!(
+                "{}: it missed changes of the journal and takes no part in it any more",
+                io.disk(member.disk).path
+            );
+            member.label.journal = false;
+        }
+        member.label.pool_epoch = epoch;
+        member.label.clean = false;
+        member.label.opener.clone_from(&world.opener);
+    }
+    let writes = members.iter().map(|member| write_label(io, member.disk, &member.label)).collect();
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "a label can't be written").with_source(error);
+    join_all(writes).await.into_iter().collect::<Result<(), _>>().map_err(failed)
+}
