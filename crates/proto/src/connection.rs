@@ -162,6 +162,17 @@ pub trait Connection {
     /// The next piece to send. The shell stops asking when enough is queued.
     fn poll_transmit(&mut self) -> Option<Piece<'_>>;
 
+    /// Bytes of payload, both ways, that were asked for, are coming, are with the device, or are to be sent.
+    fn bytes_in_flight(&self) -> usize;
+
+    /// From now on so many bytes may be in flight before commands wait; one command is always let in. What waited may
+    /// go on now: look what there is to do.
+    fn set_bytes_in_flight_max(&mut self, bytes: usize);
+
+    /// The requests of whose payload more is to come. A payload's buffer whose tag is not among them, and that was not
+    /// submitted, is not needed any more.
+    fn awaited_payloads(&self) -> Vec<Tag>;
+
     /// When [`Connection::handle_timeout`] must be called, if nothing happens before.
     fn poll_timeout(&self) -> Option<Duration>;
 

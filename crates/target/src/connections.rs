@@ -4,16 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sds_io::Clock;
 use sds_uring::{CoreHandle, Local};
 
+use crate::admission::Admission;
 use crate::devices::Devices;
 use crate::glue::{Glue, SessionInfo};
 use crate::limits::Limits;
+use crate::payload::PayloadShare;
 use crate::shell::Conn;
+use crate::throttle::Throttle;
 
 /// How often connections are looked at for limits in time; these are seconds, so this is exact enough.
 const TICK_MS: u64 = 100;
@@ -28,7 +30,10 @@ pub(crate) struct Front {
     pub(crate) devices: RefCell<Option<Rc<dyn Devices>>>,
     /// Bytes are received into this and parsed at once, so one is enough for all connections.
     pub(crate) receive: RefCell<Box<[u8]>>,
+    pub(crate) payload: PayloadShare,
     pub(crate) counters: Cell<FrontCounters>,
+    /// Of connections that end for their host's fault.
+    pub(crate) fault_lines: RefCell<Throttle>,
 }
 
 /// What the front end of a core has done so far.
@@ -46,57 +51,25 @@ pub struct FrontCounters {
     pub requests: u64,
     /// Of those, how many were answered with an error.
     pub failed_requests: u64,
+    /// Payload of the core's connections now, in bytes: coming, with devices, to be sent.
+    pub payload_bytes: u64,
+    /// The most that it was.
+    pub payload_bytes_peak: u64,
+    /// How often a connection was read no further because the node has [`Limits::payload_bytes_max`].
+    pub payload_waits: u64,
 }
 
 impl Front {
+    /// What the core has done so far.
+    pub(crate) fn counters(&self) -> FrontCounters {
+        let (used, peak) = self.payload.used_and_peak();
+        FrontCounters { payload_bytes: used as u64, payload_bytes_peak: peak as u64, ..self.counters.get() }
+    }
+
     pub(crate) fn count(&self, change: impl FnOnce(&mut FrontCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);
         self.counters.set(counters);
-    }
-}
-
-/// How many connections the node has, of all protocols.
-#[derive(Debug, Default)]
-pub(crate) struct Admission {
-    open: AtomicUsize,
-    next_id: AtomicU64,
-}
-
-/// What to do with a new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admitted {
-    Serve,
-    /// Let it in to be told that there are too many.
-    Refuse,
-    /// Close it at once.
-    Close,
-}
-
-impl Admission {
-    /// Takes a place for a connection, unless it is to be closed.
-    pub(crate) fn enter(&self, limits: &Limits) -> Admitted {
-        let before = self.open.fetch_add(1, Ordering::AcqRel);
-        if before < limits.connections_max {
-            return Admitted::Serve;
-        }
-        if before < limits.connections_max + limits.refusals_max {
-            return Admitted::Refuse;
-        }
-        self.leave();
-        Admitted::Close
-    }
-
-    pub(crate) fn leave(&self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn new_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 }
 

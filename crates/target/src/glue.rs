@@ -9,6 +9,7 @@ use std::time::Duration;
 use sds_proto::{Connection, Unit};
 use sds_uring::Local;
 
+use crate::admission::Place;
 use crate::connections::Remote;
 use crate::devices::{Devices, DynDevice};
 use crate::exports::Protocol;
@@ -51,6 +52,8 @@ pub struct Begin<G: Glue> {
     pub portal: SocketAddr,
     /// The node has too many connections: this one is to be told so.
     pub refuse: bool,
+    /// Its place among the node's connections, to be given to the host that logs in.
+    pub place: Rc<Place>,
     /// What it may take.
     pub limits: Limits,
     /// Its requests that a device has.

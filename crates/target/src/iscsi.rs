@@ -145,7 +145,7 @@ impl IscsiGlue {
 
     fn log_in(&mut self, target: &mut TargetConnection, now: Duration, request: LoginRequest) {
         self.initiator.clone_from(&request.initiator);
-        if self.begin.refuse {
+        if self.begin.refuse || !self.begin.place.give_to(&request.initiator) {
             return self.refuse(target, now, LoginRefusal::OutOfResources);
         }
         if request.tsih != 0 {
@@ -171,6 +171,7 @@ impl IscsiGlue {
 
     fn refuse(&self, target: &mut TargetConnection, now: Duration, refusal: LoginRefusal) {
         log::info!("{}: {} may not log in to {}: {refusal:?}", self.begin.peer, self.initiator, self.target);
+        self.begin.place.take_back();
         target.answer_login(now, LoginAnswer::Refuse(refusal));
     }
 

@@ -6,10 +6,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`targets`] | [`Targets`]: cores, listeners, the export table, sessions: what the engine starts and stops |
-//! | [`listener`] | accepting, limits on connections, handing them to cores |
+//! | [`listener`] | accepting connections and handing them to cores |
+//! | [`admission`] | who may have how many connections |
 //! | [`connections`] | one core's connections of a protocol, and [`Remote`](connections::Remote): reaching one |
 //! | [`glue`] | [`Glue`](glue::Glue): what a protocol adds to the shell |
 //! | [`shell`] | one connection: bytes in, requests out, answers back |
+//! | `payload` | how much payload the node holds, and when connections have to wait |
+//! | `buffers` | the buffers that a connection's tags name |
 //! | [`outgoing`] | what waits to be sent |
 //! | [`nvme`] | NVMe/TCP: subsystems, controllers, discovery |
 //! | [`iscsi`] | iSCSI: targets, sessions, SendTargets, resets |
@@ -17,13 +20,17 @@
 //! | [`exports`] | which volume is seen under which name, and by whom |
 //! | [`devices`] | what answers requests: volumes, and the null and memory devices of tests and benches |
 //! | [`limits`] | every limit of the front end |
+//! | `throttle` | a log that hosts can't flood |
 #![forbid(unsafe_code)]
 
 pub mod targets;
 pub mod listener;
+pub mod admission;
 pub mod connections;
 pub mod glue;
 pub mod shell;
+mod payload;
+mod buffers;
 mod outgoing;
 pub mod nvme;
 pub mod iscsi;
@@ -31,6 +38,7 @@ mod settle;
 pub mod exports;
 pub mod devices;
 pub mod limits;
+mod throttle;
 
 pub use devices::{Devices, DynDevice, MemoryDevice, NullDevice};
 pub use exports::{Access, Export, ExportTable, Protocol, VolumeKey};

@@ -7,15 +7,22 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections above that which are let in only to be told so, in their protocol's words; more are just closed.
     pub refusals_max: usize,
+    /// Connections of one address on which no host's name was accepted yet; more are closed. A host connects to all its
+    /// volumes at once when it comes back.
+    pub nameless_connections_max: usize,
+    /// Connections of one host's name (NQN or IQN); more are told to come later.
+    pub host_connections_max: usize,
     /// Requests that one connection may have open.
     pub queue_depth_max: u16,
     /// Payload, both ways, that one connection may have in buffers before it is read no further.
     pub connection_bytes_max: usize,
+    /// Payload, both ways, of all connections; above it each may have that of one command.
+    pub payload_bytes_max: usize,
     /// Answers that wait in one connection's queue before its machine is asked for more.
     pub outgoing_bytes_max: usize,
     /// From a connection's start to the end of its Connect or login.
     pub login_ms: u32,
-    /// From a PDU's first byte to its last.
+    /// From a PDU's first byte to its last. A command's payload has twice this: until its first bytes, and from there.
     pub stall_ms: u32,
     /// How long a connection that said why it ends may take to read that.
     pub linger_ms: u32,
@@ -28,8 +35,11 @@ impl Default for Limits {
         Self {
             connections_max: 1024,
             refusals_max: 128,
+            nameless_connections_max: 128,
+            host_connections_max: 512,
             queue_depth_max: 1024,
             connection_bytes_max: 32 << 20,
+            payload_bytes_max: 512 << 20,
             outgoing_bytes_max: 2 << 20,
             login_ms: 10_000,
             stall_ms: 30_000,

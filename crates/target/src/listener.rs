@@ -9,15 +9,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sds_io::Clock;
 use sds_uring::net::Listener;
 use sds_uring::{Local, Readiness, Source, SourceId};
 
-use crate::connections::{Admitted, Front};
+use crate::connections::Front;
 use crate::glue::Glue;
 use crate::shell::Conn;
+use crate::throttle::Throttle;
 
 /// Connections that are accepted in one turn.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
@@ -30,8 +31,7 @@ struct Acceptor<G: Glue> {
     node: Arc<G::Node>,
     listener: Listener,
     next_core: Cell<usize>,
-    /// Closed in silence since the last time that was logged.
-    closed: Cell<u64>,
+    rest_lines: RefCell<Throttle>,
 }
 
 /// The first core's listeners, so that they can be stopped.
@@ -66,7 +66,7 @@ pub(crate) fn listen<G: Glue>(local: &Local, node: Arc<G::Node>, address: Socket
         node,
         listener,
         next_core: Cell::new(0),
-        closed: Cell::new(0),
+        rest_lines: RefCell::default(),
     });
     let source = local.watch(&acceptor.listener, Rc::clone(&acceptor) as Rc<dyn Source>)?;
     Listeners::of(local).0.borrow_mut().push(source);
@@ -77,23 +77,14 @@ impl<G: Glue> Acceptor<G> {
     /// False if there is none to accept now.
     fn accept(self: &Rc<Self>) -> io::Result<bool> {
         let Some(socket) = self.listener.accept()? else { return Ok(false) };
-        let admitted = self.front.admission.enter(&self.front.limits);
-        if admitted == Admitted::Close {
-            let closed = self.closed.get() + 1;
-            self.closed.set(closed);
-            // At powers of two, so that a flood of connections is no flood of lines.
-            if closed.is_power_of_two() {
-                log::warn!("{}: closed, the node has too many connections ({closed} so far)", socket.peer());
-            }
+        let Some(place) = self.front.admission.enter(&self.front.limits, socket.peer().ip()) else {
             return Ok(true);
-        }
+        };
         let core = self.next_core.get();
         self.next_core.set((core + 1) % self.front.handles.len());
-        let (node, refuse) = (Arc::clone(&self.node), admitted == Admitted::Refuse);
-        let handed = self.front.handles[core].post(move |local| Conn::<G>::start(local, node, socket, refuse));
-        if handed.is_err() {
-            self.front.admission.leave();
-        }
+        let node = Arc::clone(&self.node);
+        // A core that has stopped drops socket and place.
+        let _ = self.front.handles[core].post(move |local| Conn::<G>::start(local, node, socket, place));
         Ok(true)
     }
 }
@@ -105,7 +96,10 @@ impl<G: Glue> Source for Acceptor<G> {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    log::warn!("{}: accepting failed and rests: {error}", self.listener.address());
+                    if let Some(more) = self.rest_lines.borrow_mut().pass(Instant::now()) {
+                        let address = self.listener.address();
+                        log::warn!("{address}: accepting failed and rests: {error}{more}");
+                    }
                     let rest = self.local.clock().sleep(Duration::from_millis(ACCEPT_REST_MS));
                     self.local.clone().spawner().spawn(async move {
                         rest.await;

@@ -206,12 +206,15 @@ impl NvmeGlue {
 
     /// Decides on a Connect; its association's predecessors have settled.
     fn connect(&mut self, queue: &mut Queue, now: Duration, request: &ConnectRequest) {
-        let outcome = if request.queue_id == 0 {
+        let outcome = if !self.begin.place.give_to(&request.host_nqn) {
+            Err(ConnectRefusal::Busy)
+        } else if request.queue_id == 0 {
             self.connect_admin(queue, now, request)
         } else {
             self.connect_io(queue, now, request)
         };
         if let Err(refusal) = outcome {
+            self.begin.place.take_back();
             log::info!(
                 "{}: {} may not connect to {}: {refusal:?}",
                 self.begin.peer,

@@ -7,13 +7,16 @@
 //! Considerations: requests are polled once where they are parsed, because devices in memory answer at once, and become
 //! tasks only if they wait. Nothing is sent until the turn ends. A connection gets [`RECEIVES_PER_TURN_MAX`] and
 //! [`SENDS_PER_TURN_MAX`] calls a turn, so that no host starves the others; it is read no further while too much waits
-//! to be sent. When it ends, its requests run on: what a device was given can't be taken back.
+//! to be sent, or while the node holds too much payload. For its machine, time stands still as long as it waits for the
+//! node: what the host has sent meanwhile is not late. When it ends, its requests run on: what a device was given can't
+//! be taken back.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sds_block::{BlockError, Command, ErrorKind, Request};
 use sds_io::{Buffer, ReadBytes};
@@ -22,6 +25,8 @@ use sds_proto::{Connection, Piece, Receive, Submit, Tag};
 use sds_uring::net::{Moved, Socket};
 use sds_uring::{Local, Readiness, Source, SourceId};
 
+use crate::admission::Place;
+use crate::buffers::{Buffers, SWEEPS_PER_STALL};
 use crate::connections::{Connections, Front, RECEIVE_BYTES, Remote};
 use crate::glue::{Begin, Executing, Glue, SessionInfo};
 use crate::outgoing::Outgoing;
@@ -30,17 +35,13 @@ use crate::outgoing::Outgoing;
 const RECEIVES_PER_TURN_MAX: usize = 4;
 /// Calls that send for one connection in one turn.
 const SENDS_PER_TURN_MAX: usize = 8;
+/// Calls that receive before a command from outside is run: the most that lies in a socket (tcp_rmem, 6 MiB), unless
+/// somebody has set that higher.
+const RECEIVES_UP_TO_NOW_MAX: usize = 32;
 /// A rest of a payload below this is copied, which is cheaper than a second part of the receive call.
 const DIRECT_BYTES_MIN: usize = 2048;
 
 type Outcome = Result<Option<ReadBytes>, BlockError>;
-
-/// The buffers of one tag.
-#[derive(Default)]
-struct TagSlot {
-    payload: Option<Buffer>,
-    answer: Option<ReadBytes>,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -57,7 +58,16 @@ struct Inner<G: Glue> {
     machine: G::Machine,
     socket: Option<Socket>,
     source: Option<SourceId>,
-    tags: Vec<TagSlot>,
+    buffers: Buffers,
+    /// When payloads are looked at next, by the connection's clock.
+    sweep_at: Duration,
+    /// Its part of the core's payload.
+    counted_bytes: usize,
+    /// Its machine was told that the core is short of payload.
+    short: bool,
+    /// Since when it waits for the node's payload to become less, and how long it did before.
+    held_since: Option<Duration>,
+    held: Duration,
     /// The beginning of a header whose rest has not come, and when that was.
     carry: Vec<u8>,
     carry_since: Duration,
@@ -78,23 +88,23 @@ pub(crate) struct Conn<G: Glue> {
     id: u64,
     peer: SocketAddr,
     executing: Executing,
+    place: Rc<Place>,
     flush_asked: Cell<bool>,
     turn_asked: Cell<bool>,
     inner: RefCell<Inner<G>>,
 }
 
 impl<G: Glue> Conn<G> {
-    /// Starts a connection that has its place by [`Admission::enter`](crate::connections::Admission::enter).
-    pub(crate) fn start(local: &Local, node: std::sync::Arc<G::Node>, socket: Socket, refuse: bool) {
+    /// Starts a connection that was let in.
+    pub(crate) fn start(local: &Local, node: std::sync::Arc<G::Node>, socket: Socket, place: Place) {
         let Some(front) = local.get::<Front>() else { return };
         let (peer, id) = (socket.peer(), front.admission.new_id());
         let portal = socket.local().unwrap_or(peer);
         let Some(devices) = front.devices.borrow().clone() else {
             log::warn!("a connection from {peer} is closed: core {} has no devices yet", local.index());
-            front.admission.leave();
             return;
         };
-        let executing = Executing::default();
+        let (executing, place) = (Executing::default(), Rc::new(place));
         let me = Remote {
             core: local.index(),
             id,
@@ -108,7 +118,8 @@ impl<G: Glue> Conn<G> {
             me,
             peer,
             portal,
-            refuse,
+            refuse: place.is_refused(),
+            place: Rc::clone(&place),
             limits: front.limits,
             executing: executing.clone(),
         });
@@ -118,7 +129,12 @@ impl<G: Glue> Conn<G> {
             machine,
             socket: None,
             source: None,
-            tags: Vec::new(),
+            buffers: Buffers::default(),
+            sweep_at: now,
+            counted_bytes: 0,
+            short: false,
+            held_since: None,
+            held: Duration::ZERO,
             carry: Vec::new(),
             carry_since: now,
             outgoing: Outgoing::default(),
@@ -136,6 +152,7 @@ impl<G: Glue> Conn<G> {
             id,
             peer,
             executing,
+            place,
             flush_asked: Cell::new(false),
             turn_asked: Cell::new(false),
             inner: RefCell::new(inner),
@@ -173,11 +190,14 @@ impl<G: Glue> Conn<G> {
     pub(crate) fn run(self: &Rc<Self>, command: impl FnOnce(&mut G, &mut G::Machine, Duration)) {
         let inner = &mut *self.inner.borrow_mut();
         inner.readable = true;
-        if inner.phase == Phase::Open {
-            self.receive(inner);
+        for _ in 0..RECEIVES_UP_TO_NOW_MAX {
+            if inner.readable && inner.phase == Phase::Open {
+                self.receive_once(inner);
+            }
         }
         if inner.phase == Phase::Open {
-            command(&mut inner.glue, &mut inner.machine, self.local.turn_now());
+            let now = self.now(inner);
+            command(&mut inner.glue, &mut inner.machine, now);
             self.pump(inner);
             self.ask_flush();
         }
@@ -192,26 +212,63 @@ impl<G: Glue> Conn<G> {
     pub(crate) fn tick(self: &Rc<Self>, now: Duration) {
         let inner = &mut *self.inner.borrow_mut();
         let stall = Duration::from_millis(u64::from(self.front.limits.stall_ms));
+        let read_now = self.now(inner);
         match inner.phase {
             Phase::Closed => {}
             Phase::Lingering { until } if now >= until => self.close(inner),
             Phase::Lingering { .. } => {}
-            Phase::Open if !inner.carry.is_empty() && now >= inner.carry_since + stall => {
-                log::warn!("{}: closed, a header stalled after {} bytes", self.peer, inner.carry.len());
+            Phase::Open if !inner.carry.is_empty() && read_now >= inner.carry_since + stall => {
+                self.log_fault(format_args!("a header stalled after {} bytes", inner.carry.len()));
                 self.close(inner);
             }
             Phase::Open if !inner.outgoing.is_empty() && now >= inner.sent_at + stall => {
-                log::warn!("{}: closed, the host read none of {} bytes", self.peer, inner.outgoing.bytes());
+                self.log_fault(format_args!("the host read none of {} bytes", inner.outgoing.bytes()));
+                self.close(inner);
+            }
+            Phase::Open if read_now >= inner.sweep_at && !inner.buffers.sweep(&inner.machine.awaited_payloads()) => {
+                self.log_fault(format_args!("a command's payload stalled"));
                 self.close(inner);
             }
             Phase::Open => {
-                if inner.machine.poll_timeout().is_some_and(|due| due <= now) {
-                    inner.machine.handle_timeout(now);
+                if read_now >= inner.sweep_at {
+                    inner.sweep_at = read_now + stall / SWEEPS_PER_STALL;
+                }
+                if inner.machine.poll_timeout().is_some_and(|due| due <= read_now) {
+                    inner.machine.handle_timeout(read_now);
                     self.pump(inner);
                     self.ask_flush();
                 }
             }
         }
+    }
+
+    /// The connection ends by its host's fault.
+    fn log_fault(&self, why: fmt::Arguments<'_>) {
+        if let Some(more) = self.front.fault_lines.borrow_mut().pass(Instant::now()) {
+            log::warn!("{}: closed, {why}{more}", self.peer);
+        }
+    }
+
+    /// The connection's clock, which stands while it waits for the node.
+    fn now(&self, inner: &Inner<G>) -> Duration {
+        inner.held_since.unwrap_or_else(|| self.local.turn_now()) - inner.held
+    }
+
+    /// Tells the core how much payload the connection has, and its machine how much it may have. True if that is more
+    /// than before.
+    fn account(&self, inner: &mut Inner<G>) -> bool {
+        let bytes = inner.machine.bytes_in_flight() + inner.outgoing.bytes();
+        if bytes != inner.counted_bytes {
+            self.front.payload.change(inner.counted_bytes, bytes);
+            inner.counted_bytes = bytes;
+        }
+        let short = self.front.payload.is_short();
+        if short == inner.short {
+            return false;
+        }
+        inner.short = short;
+        inner.machine.set_bytes_in_flight_max(if short { 0 } else { self.front.limits.connection_bytes_max });
+        !short
     }
 
     fn ask_flush(self: &Rc<Self>) {
@@ -226,8 +283,20 @@ impl<G: Glue> Conn<G> {
         }
     }
 
-    /// Too much waits to be sent: the host reads too slowly.
-    fn is_held_back(&self, inner: &Inner<G>) -> bool {
+    /// Too much waits to be sent: the host reads too slowly. Or the node has too much payload, and some of this
+    /// connection's becomes free without its host sending more.
+    fn is_held_back(&self, inner: &mut Inner<G>) -> bool {
+        let becomes_free = || self.executing.count() > 0 || !inner.outgoing.is_empty();
+        if self.front.payload.is_short() && becomes_free() {
+            if inner.held_since.is_none() {
+                inner.held_since = Some(self.local.turn_now());
+                self.front.count(|counters| counters.payload_waits += 1);
+            }
+            return true;
+        }
+        if let Some(since) = inner.held_since.take() {
+            inner.held += self.local.turn_now() - since;
+        }
         inner.outgoing.bytes() > self.front.limits.outgoing_bytes_max
     }
 
@@ -244,14 +313,14 @@ impl<G: Glue> Conn<G> {
     }
 
     fn receive_once(self: &Rc<Self>, inner: &mut Inner<G>) {
+        let now = self.now(inner);
         let space = &mut *self.front.receive.borrow_mut();
         let kept = inner.carry.len();
         space[..kept].copy_from_slice(&inner.carry);
         // Where the rest of a payload goes, if the next bytes are one's.
         let direct = match inner.machine.poll_receive() {
             Receive::Payload { tag, offset, bytes, total } if kept == 0 && bytes >= DIRECT_BYTES_MIN => {
-                let buffer = payload_buffer(&mut inner.tags, tag, total);
-                Some((tag, offset, bytes, buffer))
+                Some((tag, offset, bytes, total))
             }
             Receive::Payload { .. } | Receive::Control { .. } | Receive::Nothing => None,
         };
@@ -259,13 +328,12 @@ impl<G: Glue> Conn<G> {
         let end = space.len();
         let room = end - kept + direct.as_ref().map_or(0, |(_, _, bytes, _)| *bytes);
         let received = match direct {
-            Some((tag, offset, bytes, buffer)) => {
-                let place = &mut buffer.as_mut()[offset..offset + bytes];
-                let received = socket.receive(place, space);
+            Some((tag, offset, bytes, total)) => {
+                let buffer = inner.buffers.payload(tag, total);
+                let received = socket.receive(&mut buffer.as_mut()[offset..offset + bytes], space);
                 if let Ok(Moved::Bytes(count)) = received {
-                    let now = self.local.turn_now();
                     let direct = count.min(bytes);
-                    let buffer = inner.tags[usize::from(tag.0)].payload.as_ref().expect("made above");
+                    let buffer = inner.buffers.payload(tag, total);
                     inner.machine.handle_payload(now, &buffer.as_ref()[offset..offset + direct]);
                     self.feed(inner, &space[..count - direct]);
                 }
@@ -301,7 +369,7 @@ impl<G: Glue> Conn<G> {
 
     /// Gives the machine all of `bytes` that it takes; the beginning of a header is kept.
     fn feed(&self, inner: &mut Inner<G>, bytes: &[u8]) {
-        let now = self.local.turn_now();
+        let now = self.now(inner);
         let mut at = 0;
         loop {
             let rest = bytes.len() - at;
@@ -319,7 +387,7 @@ impl<G: Glue> Conn<G> {
                         break;
                     }
                     let part = &bytes[at..at + rest.min(wanted)];
-                    let buffer = payload_buffer(&mut inner.tags, tag, total);
+                    let buffer = inner.buffers.payload(tag, total);
                     buffer.as_mut()[offset..offset + part.len()].copy_from_slice(part);
                     inner.machine.handle_payload(now, part);
                     at += part.len();
@@ -334,13 +402,16 @@ impl<G: Glue> Conn<G> {
         if at > 0 || inner.carry.is_empty() {
             inner.carry_since = now;
         }
+        if inner.buffers.payload_bytes() > self.front.limits.connection_bytes_max {
+            inner.buffers.release_unless(&inner.machine.awaited_payloads());
+        }
         inner.carry.clear();
         inner.carry.extend_from_slice(&bytes[at..]);
     }
 
     /// Decides and runs what the machine has.
     fn pump(self: &Rc<Self>, inner: &mut Inner<G>) {
-        let now = self.local.turn_now();
+        let now = self.now(inner);
         loop {
             let mut idle = true;
             while let Some(event) = inner.machine.poll_event() {
@@ -351,7 +422,7 @@ impl<G: Glue> Conn<G> {
                 self.submit(inner, submit);
                 idle = false;
             }
-            if idle {
+            if idle && !self.account(inner) {
                 return;
             }
         }
@@ -362,7 +433,7 @@ impl<G: Glue> Conn<G> {
         let payload = match (&command, fill) {
             (Command::Write { range, .. }, Some(block)) => Some(filled(range.count.0 as usize, &block)),
             (Command::Write { .. } | Command::Compare(_) | Command::CompareAndWrite { .. }, _) => {
-                inner.tags.get_mut(usize::from(tag.0)).and_then(|slot| slot.payload.take())
+                inner.buffers.take_payload(tag)
             }
             (Command::Read(_) | Command::Flush | Command::WriteZeroes { .. } | Command::Discard(_), _) => None,
         };
@@ -393,6 +464,9 @@ impl<G: Glue> Conn<G> {
             self.finish(inner, tag, outcome);
             self.pump(inner);
             self.ask_flush();
+        } else if self.executing.count() == 0 {
+            self.front.payload.change(inner.counted_bytes, 0);
+            inner.counted_bytes = 0;
         }
     }
 
@@ -401,11 +475,11 @@ impl<G: Glue> Conn<G> {
             counters.requests += 1;
             counters.failed_requests += u64::from(outcome.is_err());
         });
-        let now = self.local.turn_now();
+        let now = self.now(inner);
         match outcome {
             Ok(Some(read)) => {
                 let bytes = read.len();
-                slot(&mut inner.tags, tag).answer = Some(read);
+                *inner.buffers.answer(tag) = Some(read);
                 inner.machine.handle_outcome(now, tag, Ok(bytes));
             }
             Ok(None) => inner.machine.handle_outcome(now, tag, Ok(0)),
@@ -444,6 +518,10 @@ impl<G: Glue> Conn<G> {
                 }
             }
         }
+        if self.account(inner) {
+            self.pump(inner);
+            self.ask_flush();
+        }
         if !inner.outgoing.is_empty() {
             // The socket says when it takes more.
             return;
@@ -460,7 +538,7 @@ impl<G: Glue> Conn<G> {
     /// and the host would never read why it ended.
     fn begin_linger(&self, inner: &mut Inner<G>) {
         if let Some(termination) = inner.machine.termination() {
-            log::warn!("{}: closed, {} ({:#x})", self.peer, termination.reason, termination.value);
+            self.log_fault(format_args!("{} ({:#x})", termination.reason, termination.value));
         }
         let until = self.local.turn_now() + Duration::from_millis(u64::from(self.front.limits.linger_ms));
         inner.phase = Phase::Lingering { until };
@@ -494,12 +572,16 @@ impl<G: Glue> Conn<G> {
         }
         inner.socket = None;
         inner.outgoing = Outgoing::default();
-        inner.tags = Vec::new();
+        inner.buffers = Buffers::default();
+        // What devices have is counted until they have answered.
+        let left = if self.executing.count() == 0 { 0 } else { inner.counted_bytes };
+        self.front.payload.change(inner.counted_bytes, left);
+        inner.counted_bytes = left;
         if before == Phase::Open {
             inner.glue.handle_end(&inner.machine);
         }
         self.connections.remove(self.id);
-        self.front.admission.leave();
+        self.place.leave();
     }
 }
 
@@ -510,7 +592,7 @@ fn fill<G: Glue>(inner: &mut Inner<G>, bytes_max: usize) {
             None => return,
             Some(Piece::Control(bytes)) => inner.outgoing.push_control(bytes),
             Some(Piece::Payload { tag, offset, bytes, pad, digest, last }) => {
-                let answer = &mut inner.tags[usize::from(tag.0)].answer;
+                let answer = inner.buffers.answer(tag);
                 let read = answer.as_ref().expect("the machine sends what a device answered");
                 inner.outgoing.push_payload(read, offset, bytes, pad, digest);
                 if last {
@@ -521,29 +603,11 @@ fn fill<G: Glue>(inner: &mut Inner<G>, bytes_max: usize) {
     }
 }
 
-fn slot(tags: &mut Vec<TagSlot>, tag: Tag) -> &mut TagSlot {
-    let index = usize::from(tag.0);
-    if tags.len() <= index {
-        tags.resize_with(index + 1, TagSlot::default);
-    }
-    &mut tags[index]
-}
-
 /// A payload of `blocks` times `block`.
 fn filled(blocks: usize, block: &[u8]) -> Buffer {
     let mut buffer = Buffer::uninit(blocks * block.len());
     buffer.as_mut().chunks_exact_mut(block.len()).for_each(|place| place.copy_from_slice(block));
     buffer
-}
-
-/// The buffer of the tag's payload; made when the machine first speaks of it.
-fn payload_buffer(tags: &mut Vec<TagSlot>, tag: Tag, total: usize) -> &mut Buffer {
-    let payload = &mut slot(tags, tag).payload;
-    // A buffer of another size was left by a request that the host gave up.
-    if payload.as_ref().is_none_or(|buffer| buffer.len() != total) {
-        *payload = Some(Buffer::uninit(total));
-    }
-    payload.as_mut().expect("made above")
 }
 
 impl<G: Glue> Source for Conn<G> {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use sds_uring::{CoreGone, CoreHandle, CoreOptions, Disks, Local};
 
-use crate::connections::{Admission, Connections, Front, FrontCounters};
+use crate::admission::Admission;
+use crate::connections::{Connections, Front, FrontCounters};
 use crate::devices::Devices;
 use crate::exports::{Export, ExportTable, Exports, Protocol, VolumeKey};
 use crate::glue::{Glue, SessionInfo};
@@ -18,6 +19,7 @@ use crate::iscsi::{IscsiGlue, IscsiNode};
 use crate::limits::Limits;
 use crate::listener::{self, Listeners};
 use crate::nvme::{NvmeGlue, NvmeNode};
+use crate::payload::{PayloadPool, PayloadShare};
 use crate::shell::receive_space;
 
 /// How often a stop looks whether requests have ended.
@@ -75,7 +77,9 @@ impl Targets {
             admission: Arc::default(),
             limits: options.limits,
         };
+        let payload = PayloadPool::new(options.limits.payload_bytes_max, targets.cores.len());
         for core in targets.cores.iter() {
+            let payload = Arc::clone(&payload);
             let (handles, admission) = (Arc::clone(&targets.cores), Arc::clone(&targets.admission));
             let limits = options.limits;
             core.call(move |local| {
@@ -85,7 +89,9 @@ impl Targets {
                     admission,
                     devices: RefCell::new(None),
                     receive: RefCell::new(receive_space()),
+                    payload: PayloadShare::new(payload),
                     counters: Cell::default(),
+                    fault_lines: RefCell::default(),
                 }));
             })
             .map_err(io::Error::other)?;
@@ -200,10 +206,16 @@ impl Targets {
         self.admission.open()
     }
 
+    /// Connections that were refused so far because there were too many: of the node, of an address, of a host.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.admission.refused()
+    }
+
     /// What the front end of each core has done so far.
     #[must_use]
     pub fn counters(&self) -> Vec<FrontCounters> {
-        let of_core = |core: &CoreHandle| core.call(|local| local.get::<Front>().map(|front| front.counters.get()));
+        let of_core = |core: &CoreHandle| core.call(|local| local.get::<Front>().map(|front| front.counters()));
         self.cores.iter().filter_map(|core| of_core(core).ok().flatten()).collect()
     }
 

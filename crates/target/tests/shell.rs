@@ -248,7 +248,13 @@ fn a_host_that_breaks_the_protocol_reads_why_before_the_end() {
 
 #[test]
 fn connections_above_the_limit_are_told_and_above_that_closed() {
-    let limits = Limits { connections_max: 1000, refusals_max: 5, linger_ms: 60_000, ..Limits::default() };
+    let limits = Limits {
+        connections_max: 1000,
+        refusals_max: 5,
+        nameless_connections_max: 2000,
+        linger_ms: 60_000,
+        ..Limits::default()
+    };
     let world = world(limits, 0);
     let mut served: Vec<TcpStream> = (0..1000).map(|_| world.connect()).collect();
     for stream in &mut served {

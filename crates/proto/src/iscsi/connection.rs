@@ -4,6 +4,7 @@
 //! VERIFY. What was received for a task that failed is let go when its tag is used again.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use sds_block::BlockError;
@@ -275,6 +276,19 @@ impl Connection for TargetConnection {
 
     fn poll_transmit(&mut self) -> Option<Piece<'_>> {
         self.next_piece()
+    }
+
+    fn bytes_in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn set_bytes_in_flight_max(&mut self, bytes: usize) {
+        self.settings.bytes_in_flight_max = bytes;
+        self.let_in();
+    }
+
+    fn awaited_payloads(&self) -> Vec<Tag> {
+        self.tasks.receiving().map(Tag).collect()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {

@@ -182,6 +182,11 @@ impl Tasks {
         self.itts.iter().position(|&known| known == itt).map(|index| index as u16)
     }
 
+    /// The tags of tasks whose data comes.
+    pub fn receiving(&self) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.slots).filter(|(_, task)| task.state == State::Receiving).map(|(tag, _)| tag)
+    }
+
     /// The tags of all tasks that can still be aborted.
     #[must_use]
     pub fn abortable(&self) -> Vec<u16> {

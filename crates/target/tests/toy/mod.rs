@@ -31,9 +31,10 @@ struct Answer {
 pub struct Toy {
     /// A write whose payload is coming: its request and the bytes that are there.
     writing: Option<(Submit, usize, usize)>,
+    in_flight: usize,
     submits: VecDeque<Submit>,
     answers: VecDeque<Answer>,
-    digests: Vec<(Tag, bool)>,
+    digests: Vec<(Tag, bool, usize)>,
     /// The payload of the answer whose header was sent last.
     half_sent: Option<(Tag, usize, bool)>,
     termination: Option<Termination>,
@@ -47,6 +48,7 @@ impl Toy {
     fn new(now: Duration, refuse: bool) -> Self {
         Self {
             writing: None,
+            in_flight: 0,
             submits: VecDeque::new(),
             answers: VecDeque::new(),
             digests: Vec::new(),
@@ -82,13 +84,15 @@ impl Connection for Toy {
         let word = |at: usize| u64::from(u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")));
         let tag = Tag(u16::from_le_bytes([bytes[2], bytes[3]]));
         let range = LbaRange::new(word(4), word(8));
-        self.digests.push((tag, bytes[1] != 0));
+        let payload_bytes = range.count.0 as usize * BLOCK_BYTES;
+        self.in_flight += payload_bytes;
+        self.digests.push((tag, bytes[1] != 0, payload_bytes));
         match bytes[0] {
             b'R' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Read(range), fill: None }),
             b'F' => self.submits.push_back(Submit { tag, unit: Unit(1), command: Command::Flush, fill: None }),
             b'W' => {
                 let submit = Submit { tag, unit: Unit(1), command: Command::Write { range, fua: false }, fill: None };
-                self.writing = Some((submit, 0, range.count.0 as usize * BLOCK_BYTES));
+                self.writing = Some((submit, 0, payload_bytes));
             }
             other => self.terminate("no such op", u64::from(other)),
         }
@@ -113,9 +117,10 @@ impl Connection for Toy {
     }
 
     fn handle_outcome(&mut self, _: Duration, tag: Tag, outcome: Result<usize, &BlockError>) {
-        let at = self.digests.iter().position(|(open, _)| *open == tag).expect("an open tag");
-        let (_, digest) = self.digests.swap_remove(at);
+        let at = self.digests.iter().position(|(open, ..)| *open == tag).expect("an open tag");
+        let (_, digest, payload_bytes) = self.digests.swap_remove(at);
         let (status, bytes) = outcome.map_or((1_u16, 0), |bytes| (0, bytes));
+        self.in_flight -= payload_bytes - bytes;
         let mut header = [0; 8];
         header[..2].copy_from_slice(&tag.0.to_le_bytes());
         header[2..4].copy_from_slice(&status.to_le_bytes());
@@ -125,6 +130,7 @@ impl Connection for Toy {
 
     fn poll_transmit(&mut self) -> Option<Piece<'_>> {
         if let Some((tag, bytes, digest)) = self.half_sent.take() {
+            self.in_flight -= bytes;
             return Some(Piece::Payload { tag, offset: 0, bytes, pad: 0, digest, last: true });
         }
         if let Some(answer) = self.answers.pop_front() {
@@ -137,6 +143,16 @@ impl Connection for Toy {
             return Some(Piece::Control(b"farewell"));
         }
         None
+    }
+
+    fn bytes_in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn set_bytes_in_flight_max(&mut self, _: usize) {}
+
+    fn awaited_payloads(&self) -> Vec<Tag> {
+        self.writing.iter().map(|(submit, ..)| submit.tag).collect()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {

@@ -417,6 +417,19 @@ impl Connection for Queue {
         self.next_piece()
     }
 
+    fn bytes_in_flight(&self) -> usize {
+        self.bytes_in_flight
+    }
+
+    fn set_bytes_in_flight_max(&mut self, bytes: usize) {
+        self.limits.bytes_in_flight_max = bytes;
+        self.admit_waiting();
+    }
+
+    fn awaited_payloads(&self) -> Vec<Tag> {
+        self.slots.receiving().map(Tag).collect()
+    }
+
     fn poll_timeout(&self) -> Option<Duration> {
         if self.stage == Stage::Ended {
             return None;

@@ -129,6 +129,11 @@ impl Slots {
         self.slots.get(usize::from(index))
     }
 
+    /// The slots whose data comes.
+    pub fn receiving(&self) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.slots).filter(|(_, slot)| slot.state == State::Receiving).map(|(index, _)| index)
+    }
+
     /// Open commands.
     pub fn open(&self) -> usize {
         self.slots.len() - self.free.len()
