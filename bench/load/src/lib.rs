@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`host`] | [`HostQueue`](host::HostQueue): one queue of a host; [`bring_up`](host::bring_up): a controller |
 //! | [`load`] | connections that keep a queue depth, on a core's loop |
-//! | [`report`] | latencies, processor time of processes |
+//! | [`report`] | latencies, processor time and memory of processes |
 //! | [`words`] | logging |
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Latencies and processor time.
+//! Latencies, processor time, resident memory.
 
 use std::fs;
 use std::io;
@@ -70,6 +70,17 @@ pub fn processor_time(pid: u32) -> io::Result<Duration> {
         nanos += text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// Memory of a process that is in RAM, in bytes (Rss in `/proc/PID/smaps_rollup`).
+///
+/// # Errors
+/// The process is gone, or is another user's.
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("smaps_rollup has no Rss"))
 }
 
 #[cfg(test)]

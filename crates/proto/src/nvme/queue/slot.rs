@@ -67,34 +67,41 @@ pub(super) enum Refused {
     Duplicate,
 }
 
-/// All slots of a queue.
+/// All slots of a queue. They are made when they are first needed: hosts ask for many deep queues and use few.
 #[derive(Debug)]
 pub(super) struct Slots {
+    depth: u16,
     slots: Vec<Slot>,
     free: Vec<u16>,
     cids: Box<[u64]>,
 }
 
 impl Slots {
-    /// `depth` free slots.
+    /// `depth` slots, none in use.
     pub fn new(depth: u16) -> Self {
-        let slot = |_| Slot {
-            state: State::Free,
-            kind: Kind::Admin,
-            cid: 0,
-            damaged: false,
-            nsid: 0,
-            range: LbaRange::new(0, 0),
-            data_bytes: 0,
-            received: 0,
-            counted: false,
-            control: Vec::new(),
-        };
-        Self {
-            slots: (0..depth).map(slot).collect(),
-            free: (0..depth).rev().collect(),
-            cids: alloc::vec![0; 1 << 10].into_boxed_slice(),
-        }
+        Self { depth, slots: Vec::new(), free: Vec::new(), cids: alloc::vec![0; 1 << 10].into_boxed_slice() }
+    }
+
+    /// A slot that is not in use; `None` if all are.
+    fn free(&mut self) -> Option<u16> {
+        let index = self.slots.len() as u16;
+        self.free.pop().or_else(|| {
+            (index < self.depth).then(|| {
+                self.slots.push(Slot {
+                    state: State::Free,
+                    kind: Kind::Admin,
+                    cid: 0,
+                    damaged: false,
+                    nsid: 0,
+                    range: LbaRange::new(0, 0),
+                    data_bytes: 0,
+                    received: 0,
+                    counted: false,
+                    control: Vec::new(),
+                });
+                index
+            })
+        })
     }
 
     /// Takes a slot for the command `cid`.
@@ -103,7 +110,7 @@ impl Slots {
         if self.cids[word] & bit != 0 {
             return Err(Refused::Duplicate);
         }
-        let Some(index) = self.free.pop() else { return Err(Refused::Full) };
+        let Some(index) = self.free() else { return Err(Refused::Full) };
         self.cids[word] |= bit;
         let slot = &mut self.slots[usize::from(index)];
         slot.cid = cid;
