@@ -259,12 +259,15 @@ impl Context {
                 },
             })
             .await;
-            drop(answer);
             // The kill may come before the answer reaches the host.
             if context.process.effect() == Effect::Whole {
                 match result {
                     Some(result) => context.answered(submitted, result),
-                    None => context.given_up(&submitted),
+                    None => {
+                        context.given_up(&submitted);
+                        // As the waist asks: nobody waits for the answer, and the request goes on to its end.
+                        let _ = answer.await;
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`random`], [`knobs`] | numbers from a seed; what a seed turns on |
 //! | [`workload`], [`host`] | what is asked; hosts that submit it and judge the answers |
-//! | [`engine`], [`linear`] | what is asked of an engine; a small one for the simulator's own tests |
+//! | [`engine`], [`pool`], [`linear`] | what is asked of an engine; the real one; a small one for the simulator's own tests |
 //! | [`schedule`], [`world`] | cores and tasks; time, the queue of events, disk requests |
 //! | [`disk`], [`meta`], [`carry_over`], [`process`] | what survives what |
 //! | [`oracle`], [`payload`] | what a read may return; sectors that say what they are |
@@ -32,3 +32,4 @@ pub mod run;
 pub mod report;
 pub mod panics;
 pub mod linear;
+pub mod pool;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use sds_sim::knobs::{Knobs, Planted};
-use sds_sim::linear::{Linear, suited};
 use sds_sim::panics;
+use sds_sim::pool::PoolEngine;
 use sds_sim::report::{Counters, Failure};
 use sds_sim::run::run;
 
@@ -93,7 +93,7 @@ fn run_seeds(options: &Options) -> (Counters, Vec<Failure>) {
                     if options.replay {
                         println!("{knobs:#?}");
                     }
-                    let outcome = run::<Linear>(suited(knobs));
+                    let outcome = run::<PoolEngine>(knobs);
                     if options.replay {
                         println!("trace {:#018x}", outcome.trace.0);
                     }
@@ -115,7 +115,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("engine: the simulator's own small one (crates/sim/src/linear.rs); the pool is not connected yet");
     let began = Instant::now();
     let (counters, mut failures) = run_seeds(&options);
     failures.sort_by_key(|failure| failure.seed);

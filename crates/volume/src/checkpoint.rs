@@ -34,9 +34,17 @@ impl<E: Io + Clock> Checkpointer<E> {
     /// Makes one checkpoint for all that ask before it begins.
     pub(crate) async fn run(mut self) {
         while let Some(request) = self.requests.next().await {
-            let mut waiting = vec![request];
-            while let Some(request) = self.requests.try_next() {
-                waiting.push(request);
+            let (mut waiting, mut stop, mut next) = (Vec::new(), false, Some(request));
+            while let Some(request) = next {
+                match request {
+                    CheckpointRequest::Soon => {}
+                    CheckpointRequest::Now(done) => waiting.push(done),
+                    CheckpointRequest::Stop => stop = true,
+                }
+                next = if stop { None } else { self.requests.try_next() };
+            }
+            if stop && waiting.is_empty() {
+                return;
             }
             self.core.shared.checkpoint_wanted.store(false, Ordering::Release);
             let outcome = self.checkpoint().await;
@@ -45,10 +53,10 @@ impl<E: Io + Clock> Checkpointer<E> {
                 log::error!("pool {}: checkpoint failed: {error}", self.core.shared.name);
                 self.core.shared.ledger().notify();
             }
-            for done in waiting.into_iter().flatten() {
+            for done in waiting {
                 done.send(outcome.as_ref().copied().map_err(PoolError::again));
             }
-            if self.core.shared.is_stopping() {
+            if stop {
                 return;
             }
         }

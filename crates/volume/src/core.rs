@@ -187,16 +187,24 @@ impl<E: Io + Clock> PoolCore<E> {
                 continue;
             }
             self.loading.borrow_mut().insert(key, Event::default());
-            let loaded = self.load(key).await;
-            let loaded = loaded.map(|state| self.pages.borrow_mut().insert(key, Rc::new(Page::new(key, state))));
+            let loaded = self.load(key).await.map(|state| Rc::new(Page::new(key, state)));
+            if let Ok(page) = &loaded {
+                self.pages.borrow_mut().insert(key, Rc::clone(page));
+            }
             if let Some(event) = self.loading.borrow_mut().remove(&key) {
                 event.notify();
             }
-            if let Err(error) = loaded {
-                log::error!("page {} of tree {} can't be loaded: {error}", key.page.0, key.tree.0);
-                return Err(BlockError::new(ErrorKind::Busy, "the map's page can't be read").with_source(error));
-            }
-            self.evict();
+            return match loaded {
+                Ok(page) => {
+                    // The caller has it already, so it is not the one that goes.
+                    self.evict();
+                    Ok(page)
+                }
+                Err(error) => {
+                    log::error!("page {} of tree {} can't be loaded: {error}", key.page.0, key.tree.0);
+                    Err(BlockError::new(ErrorKind::Busy, "the map's page can't be read").with_source(error))
+                }
+            };
         }
     }
 

@@ -20,7 +20,7 @@ use crate::layout::catalog::encode_catalog;
 use crate::ledger::Ledger;
 use crate::place::{BLOCK_BYTES, DiskNo, LayerId, TreeId};
 use crate::recover::{Member, Opened, Recovered, recover};
-use crate::shared::{CommitRequest, Message, PoolDisk, PoolShared, lock};
+use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, PoolShared, lock};
 use crate::volume::Volume;
 
 /// The longest key of a document, in bytes.
@@ -395,7 +395,7 @@ impl<E: Io + Clock> Pool<E> {
     /// A disk or the MetaStore failed.
     pub async fn checkpoint(&self) -> Result<(), PoolError> {
         let (sender, receiver) = oneshot();
-        self.0.shared.checkpoints.send(Some(sender));
+        self.0.shared.checkpoints.send(CheckpointRequest::Now(sender));
         receiver.await.unwrap_or_else(|| Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed")))
     }
 
@@ -421,12 +421,11 @@ impl<E: Io + Clock> Pool<E> {
             Ok(()) if left == 0 => self.mark_closed().await,
             stored => stored,
         };
+        shared.checkpoints.send(CheckpointRequest::Stop);
         let (sender, receiver) = oneshot();
         shared.commits.send(CommitRequest::Stop(sender));
         receiver.await;
         shared.inboxes.iter().for_each(|inbox| inbox.send(Message::Stop));
-        // The checkpointer may still wait, if it never began.
-        shared.checkpoints.send(None);
         shared.ledger().notify();
         closed
     }

@@ -79,8 +79,15 @@ pub enum CommitRequest {
     Stop(OneshotSender<()>),
 }
 
-/// Who waits for the checkpoint that is asked for, if anybody does.
-pub type CheckpointRequest = Option<OneshotSender<Result<(), PoolError>>>;
+/// What the checkpointer on core 0 is asked.
+pub enum CheckpointRequest {
+    /// Make a checkpoint; nobody waits for it.
+    Soon,
+    /// Make a checkpoint of everything pushed before this, and say how it went.
+    Now(OneshotSender<Result<(), PoolError>>),
+    /// End, after everything asked before.
+    Stop,
+}
 
 /// Requests of one volume on one core since the pool was opened.
 #[derive(Debug, Default)]
@@ -181,7 +188,7 @@ impl PoolShared {
     /// A checkpoint begins soon, without waiting for its interval.
     pub(crate) fn want_checkpoint(&self) {
         if !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
-            self.checkpoints.send(None);
+            self.checkpoints.send(CheckpointRequest::Soon);
         }
     }
 

@@ -1,0 +1,150 @@
+//! The real engine in the simulated world: a pool of `sds-volume` on all cores.
+
+use std::rc::Rc;
+
+use sds_block::Device as _;
+use sds_io::{DiskId, Io as _};
+use sds_volume::{CoreEnv, NewDisk, Planted, Pool, PoolEnv, PoolSpec, Tuning, VolumeSpec, error};
+
+use crate::engine::{DynDevice, Engine, Health, Listed, Refusal, Refused, Surroundings};
+use crate::random::Random;
+use crate::world::SimIo;
+
+const POOL_UUID: [u8; 16] = *b"a simulated pool";
+
+/// A pool on every core of the world.
+pub struct PoolEngine {
+    /// By core.
+    cores: Vec<Pool<SimIo>>,
+}
+
+fn refusal(error: error::PoolError) -> Refusal {
+    use error::PoolErrorKind as Kind;
+    let refused = match error.kind {
+        Kind::NoSpace => Refused::Full,
+        Kind::Busy | Kind::Closed | Kind::NotFound => Refused::Busy,
+        Kind::Io => Refused::Disk,
+        Kind::InvalidField
+        | Kind::TooSmall
+        | Kind::Exists
+        | Kind::ForeignLabel
+        | Kind::DiskMissing
+        | Kind::Corrupt
+        | Kind::Meta => Refused::Defect,
+    };
+    (refused, error.to_string())
+}
+
+/// Limits and intervals small enough that a run meets them.
+fn tuning(random: &mut Random) -> Tuning {
+    Tuning {
+        commit_interval_ms: random.pick(&[200, 2_000]),
+        checkpoint_interval_ms: random.pick(&[500, 5_000]),
+        checkpoint_journal_percent: random.pick(&[10, 25, 60]),
+        checkpoint_batch_pages_max: random.pick(&[1, 64]),
+        cached_pages_max: random.pick(&[1, 2, 16_384]),
+        run_extents: random.pick(&[1, 4, 16]),
+        ..Tuning::default()
+    }
+}
+
+impl PoolEngine {
+    fn world(around: &Surroundings) -> PoolEnv {
+        let planted = around.knobs.planted;
+        PoolEnv {
+            cores: around.spawners.len(),
+            meta: around.meta.clone(),
+            carry_over: around.carry_over.clone(),
+            opener: "the simulator".to_owned(),
+            tuning: tuning(&mut Random::new(around.seed)),
+            planted: Planted {
+                free_early: planted.free_early,
+                ignore_crc: planted.ignore_crc,
+                skip_sync: planted.skip_sync,
+            },
+        }
+    }
+
+    fn env(around: &Surroundings, core: usize) -> CoreEnv<SimIo> {
+        CoreEnv { core, io: around.io.clone(), spawner: around.spawners[core].clone() }
+    }
+
+    fn on_all_cores(first: Pool<SimIo>, around: &Surroundings) -> Self {
+        let shared = first.shared();
+        let others = (1..around.spawners.len()).map(|core| Pool::join(shared.clone(), Self::env(around, core)));
+        let others: Vec<Pool<SimIo>> = others.collect();
+        Self { cores: std::iter::once(first).chain(others).collect() }
+    }
+}
+
+impl Engine for PoolEngine {
+    async fn create(around: Surroundings) -> Result<Self, Refusal> {
+        let spec = PoolSpec {
+            uuid: POOL_UUID,
+            name: "sim".to_owned(),
+            extent_bytes: around.knobs.extent_bytes,
+            journal_bytes: None,
+        };
+        let new_disk = |disk: &DiskId| {
+            let rotational = around.io.disk(*disk).rotational;
+            let tier = if rotational { "hdd" } else { "flash" };
+            let mut uuid = [0; 16];
+            uuid[0] = disk.0 as u8 + 1;
+            NewDisk { disk: *disk, uuid, tier: tier.to_owned(), rank: u8::from(rotational) }
+        };
+        let disks: Vec<NewDisk> = around.disks.iter().map(new_disk).collect();
+        let pool = Pool::create(Self::env(&around, 0), Self::world(&around), &spec, &disks).await.map_err(refusal)?;
+        Ok(Self::on_all_cores(pool, &around))
+    }
+
+    async fn open(around: Surroundings) -> Result<Self, Refusal> {
+        let opened = Pool::open(Self::env(&around, 0), Self::world(&around), POOL_UUID, &around.disks).await;
+        let (pool, _) = opened.map_err(refusal)?;
+        Ok(Self::on_all_cores(pool, &around))
+    }
+
+    fn volumes(&self) -> Vec<Listed> {
+        let listed = |volume: sds_volume::VolumeStatus| Listed { uuid: volume.uuid, size_bytes: volume.size_bytes };
+        self.cores[0].volumes().into_iter().map(listed).collect()
+    }
+
+    fn documents(&self) -> Vec<(String, Vec<u8>)> {
+        self.cores[0].documents()
+    }
+
+    fn device(&self, core: usize, uuid: [u8; 16]) -> Option<DynDevice> {
+        let volume = self.cores[core].device(uuid)?;
+        debug_assert_eq!(volume.geometry().uuid, uuid);
+        Some(Rc::new(volume))
+    }
+
+    async fn create_volume(&self, uuid: [u8; 16], size_bytes: u64, logical: u32) -> Result<(), Refusal> {
+        let spec = VolumeSpec { uuid, size_bytes, logical_block_bytes: logical };
+        self.cores[0].create_volume(spec).await.map_err(refusal)
+    }
+
+    async fn resize_volume(&self, uuid: [u8; 16], size_bytes: u64) -> Result<(), Refusal> {
+        self.cores[0].resize_volume(uuid, size_bytes).await.map_err(refusal)
+    }
+
+    async fn delete_volume(&self, uuid: [u8; 16]) -> Result<(), Refusal> {
+        self.cores[0].delete_volume(uuid).await.map_err(refusal)
+    }
+
+    async fn put_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), Refusal> {
+        self.cores[0].put_document(key, value).await.map_err(refusal)
+    }
+
+    fn health(&self) -> Health {
+        let status = self.cores[0].status();
+        Health {
+            journal_laps: status.journal_laps,
+            capacity_bytes: status.disks.iter().map(|disk| disk.capacity_bytes).sum(),
+            allocated_bytes: status.disks.iter().map(|disk| disk.allocated_bytes).sum(),
+        }
+    }
+
+    async fn stop(&self) -> Result<(), Refusal> {
+        self.cores[0].stop().await.map_err(refusal)
+    }
+}
