@@ -31,7 +31,7 @@ pub(crate) struct Front {
     /// Bytes are received into this and parsed at once, so one is enough for all connections.
     pub(crate) receive: RefCell<Box<[u8]>>,
     pub(crate) payload: PayloadShare,
-    pub(crate) counters: Cell<FrontCounters>,
+    pub(crate) counters: RefCell<FrontCounters>,
     /// Of connections that end for their host's fault.
     pub(crate) fault_lines: RefCell<Throttle>,
 }
@@ -63,13 +63,11 @@ impl Front {
     /// What the core has done so far.
     pub(crate) fn counters(&self) -> FrontCounters {
         let (used, peak) = self.payload.used_and_peak();
-        FrontCounters { payload_bytes: used as u64, payload_bytes_peak: peak as u64, ..self.counters.get() }
+        FrontCounters { payload_bytes: used as u64, payload_bytes_peak: peak as u64, ..*self.counters.borrow() }
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut FrontCounters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
+        change(&mut self.counters.borrow_mut());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The front end as a whole: what the engine starts, feeds with exports, and stops.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -90,7 +90,7 @@ impl Targets {
                     devices: RefCell::new(None),
                     receive: RefCell::new(receive_space()),
                     payload: PayloadShare::new(payload),
-                    counters: Cell::default(),
+                    counters: RefCell::default(),
                     fault_lines: RefCell::default(),
                 }));
             })

@@ -1,5 +1,6 @@
 //! The shell over loopback, with a protocol small enough to send it anything in any portions.
 
+mod slow;
 mod toy;
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,39 +8,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use sds_block::{Device, DeviceFuture, Geometry, Request};
-use sds_io::{Clock, ReadBytes, Slice};
 use sds_proto::crc32c::crc32c;
 use sds_target::devices::NamedDevices;
 use sds_target::{DynDevice, Limits, MemoryDevice, Targets, TargetsOptions};
-use sds_uring::{CoreClock, Disks};
+use sds_uring::Disks;
+use slow::slow;
 use toy::{BLOCK_BYTES, HEADER_BYTES, ToyGlue, request};
 
 const DEVICE_BYTES: u64 = 16 << 20;
-
-/// A device that takes its time, so that requests are with it when things happen.
-struct Slow {
-    below: Rc<DynDevice>,
-    clock: CoreClock,
-    delay: Duration,
-}
-
-impl Device for Slow {
-    type Write = Slice;
-    type Read = ReadBytes;
-
-    fn geometry(&self) -> Geometry {
-        self.below.geometry()
-    }
-
-    fn execute(&self, request: Request<Slice>) -> DeviceFuture<ReadBytes> {
-        let (sleep, below) = (self.clock.sleep(self.delay), Rc::clone(&self.below));
-        Box::pin(async move {
-            sleep.await;
-            below.execute(request).await
-        })
-    }
-}
 
 struct World {
     targets: Targets,
@@ -53,9 +29,7 @@ fn world(limits: Limits, delay_ms: u64) -> World {
     targets
         .set_devices(move |local| {
             let memory: Rc<DynDevice> = Rc::new(MemoryDevice::new(DEVICE_BYTES, [7; 16]));
-            let delay = Duration::from_millis(delay_ms);
-            let device: Rc<DynDevice> =
-                if delay_ms == 0 { memory } else { Rc::new(Slow { below: memory, clock: local.clock(), delay }) };
+            let device = if delay_ms == 0 { memory } else { slow(local, memory, delay_ms) };
             Rc::new(NamedDevices::default().with("toy", device))
         })
         .expect("the core runs");
