@@ -20,10 +20,10 @@
 //!
 //! - The **payload** is made when [`Receive::Payload`] first names the tag, or names it with another `total`. It goes to
 //!   the device with the [`Submit`] of a command that takes one (unless that has a `fill`). A request may end without
-//!   ever being submitted: refused after some of its data came, damaged, aborted, or its session ended. Its payload is
-//!   nobody's then and may be let go at any time from the end of the present run of [`Receive::Payload`]. It may as well
-//!   stay until the tag is used again: every byte of a payload is received anew before it is submitted, so a buffer that
-//!   has the right size need not be cleared.
+//!   ever being submitted: refused after some of its data came, damaged, aborted, or its session ended. Then
+//!   [`Connection::awaited_payloads`] does not name its tag any more, and the payload may be let go. It may as well stay
+//!   until the tag is used again: every byte of a payload is received anew before it is submitted, so a buffer that has
+//!   the right size need not be cleared.
 //! - The **answer** is what a device has read. It is kept from [`Connection::handle_outcome`] with `Ok(bytes)` until a
 //!   [`Piece::Payload`] with `last`. If nobody is to have it any more (the request was aborted, or the reading was all
 //!   that was asked for), that piece has 0 bytes, no pad and no digest: nothing is sent for it. An answer that failed in
@@ -169,8 +169,8 @@ pub trait Connection {
     /// go on now: look what there is to do.
     fn set_bytes_in_flight_max(&mut self, bytes: usize);
 
-    /// The requests of whose payload more is to come. A payload's buffer whose tag is not among them, and that was not
-    /// submitted, is not needed any more.
+    /// The requests whose payload is not with the device yet: more of it is to come, or `poll_submit` will bring it. A
+    /// payload's buffer whose tag is not among them is not needed any more.
     fn awaited_payloads(&self) -> Vec<Tag>;
 
     /// When [`Connection::handle_timeout`] must be called, if nothing happens before.

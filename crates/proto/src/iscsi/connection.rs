@@ -1,7 +1,7 @@
 //! The machine of one connection, which is also one session: MaxConnections is 1, ErrorRecoveryLevel is 0.
 //!
 //! A payload [`Piece`] of 0 bytes with `last` lets go of what a device has read for a task that was aborted, or for a
-//! VERIFY. What was received for a task that failed is let go when its tag is used again.
+//! VERIFY.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -288,7 +288,7 @@ impl Connection for TargetConnection {
     }
 
     fn awaited_payloads(&self) -> Vec<Tag> {
-        self.tasks.receiving().map(Tag).collect()
+        self.tasks.receiving().chain(self.submit.iter().copied()).map(Tag).collect()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {

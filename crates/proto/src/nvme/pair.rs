@@ -196,8 +196,11 @@ impl TargetEnd {
             while let Some(event) = self.queue.poll_event() {
                 world.decide(&mut self.queue, event);
             }
+            let awaited = self.queue.awaited_payloads();
             while let Some(submit) = self.queue.poll_submit() {
                 assert_eq!(submit.unit.0, 1);
+                let has_payload = matches!(submit.command, Command::Write { .. } | Command::Compare(_));
+                assert!(!has_payload || awaited.contains(&submit.tag), "a shell may have let its payload go");
                 self.held.push((submit.tag, submit.command));
             }
             if !self.hold {

@@ -199,6 +199,10 @@ impl World {
             self.decide();
         }
         self.stream.drain(..at);
+        // As early as a shell may let go of what is not needed; what is held is with the device.
+        let awaited = self.machine.awaited_payloads();
+        let is_held = |tag: u16| self.held.iter().any(|(held, _)| held.0 == tag);
+        self.payloads.retain(|tag, _| awaited.contains(&Tag(*tag)) || is_held(*tag));
     }
 
     fn decide(&mut self) {

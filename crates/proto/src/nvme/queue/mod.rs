@@ -427,7 +427,7 @@ impl Connection for Queue {
     }
 
     fn awaited_payloads(&self) -> Vec<Tag> {
-        self.slots.receiving().map(Tag).collect()
+        self.slots.receiving().chain(self.ready.iter().copied()).map(Tag).collect()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
