@@ -25,9 +25,14 @@ impl Buffers {
     fn slot(&mut self, tag: Tag) -> &mut Slot {
         let index = usize::from(tag.0);
         if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, Slot::default);
+            self.grow(index + 1);
         }
         &mut self.slots[index]
+    }
+
+    #[cold]
+    fn grow(&mut self, len: usize) {
+        self.slots.resize_with(len, Slot::default);
     }
 
     /// The buffer of the tag's payload; made when the machine first speaks of it.

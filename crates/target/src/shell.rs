@@ -212,8 +212,8 @@ impl<G: Glue> Conn<G> {
     pub(crate) fn tick(self: &Rc<Self>, now: Duration) {
         let inner = &mut *self.inner.borrow_mut();
         let stall = Duration::from_millis(u64::from(self.front.limits.stall_ms));
-        let read_now = self.now(inner);
-        match inner.phase {
+        let (phase, read_now) = (inner.phase, self.now(inner));
+        match phase {
             Phase::Closed => {}
             Phase::Lingering { until } if now >= until => self.close(inner),
             Phase::Lingering { .. } => {}
@@ -225,14 +225,11 @@ impl<G: Glue> Conn<G> {
                 self.log_fault(format_args!("the host read none of {} bytes", inner.outgoing.bytes()));
                 self.close(inner);
             }
-            Phase::Open if read_now >= inner.sweep_at && !inner.buffers.sweep(&inner.machine.awaited_payloads()) => {
+            Phase::Open if self.payload_stalls(inner, read_now) => {
                 self.log_fault(format_args!("a command's payload stalled"));
                 self.close(inner);
             }
             Phase::Open => {
-                if read_now >= inner.sweep_at {
-                    inner.sweep_at = read_now + stall / SWEEPS_PER_STALL;
-                }
                 if inner.machine.poll_timeout().is_some_and(|due| due <= read_now) {
                     inner.machine.handle_timeout(read_now);
                     self.pump(inner);
@@ -240,6 +237,15 @@ impl<G: Glue> Conn<G> {
                 }
             }
         }
+    }
+
+    /// A command's payload was asked for, or begun, and does not come.
+    fn payload_stalls(&self, inner: &mut Inner<G>, now: Duration) -> bool {
+        if now < inner.sweep_at {
+            return false;
+        }
+        inner.sweep_at = now + Duration::from_millis(u64::from(self.front.limits.stall_ms)) / SWEEPS_PER_STALL;
+        !inner.buffers.sweep(&inner.machine.awaited_payloads())
     }
 
     /// The connection ends by its host's fault.
@@ -313,6 +319,10 @@ impl<G: Glue> Conn<G> {
     }
 
     fn receive_once(self: &Rc<Self>, inner: &mut Inner<G>) {
+        // Other connections may have taken what there was since this one last looked.
+        if self.account(inner) {
+            self.pump(inner);
+        }
         let now = self.now(inner);
         let space = &mut *self.front.receive.borrow_mut();
         let kept = inner.carry.len();

@@ -190,6 +190,43 @@ fn a_host_that_does_not_read_is_held_back_and_starves_nobody() {
 }
 
 #[test]
+fn payload_that_comes_unasked_waits_in_its_socket_while_the_node_has_too_much() {
+    let payload_bytes_max = 4 << 20;
+    // A host's bytes that wait for the node are not late, however long they do.
+    let limits = Limits { payload_bytes_max, stall_ms: 500, ..Limits::default() };
+    let world = world(limits, 100);
+    let (hosts, writes) = (10_u64, 12_u16);
+    let writers: Vec<_> = (0..hosts)
+        .map(|_| {
+            let mut stream = world.connect();
+            std::thread::spawn(move || {
+                let mut sender = stream.try_clone().expect("a second handle");
+                let sending = std::thread::spawn(move || {
+                    for tag in 0..writes {
+                        sender.write_all(&request(b'W', false, tag, u32::from(tag) * 2048, 2048)).expect("sends");
+                        sender.write_all(&vec![tag as u8; 1 << 20]).expect("sends");
+                    }
+                });
+                for _ in 0..writes {
+                    let (_, status, bytes) = read_answer(&mut stream);
+                    assert_eq!((status, bytes), (0, 0));
+                }
+                sending.join().expect("the sender's thread");
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().expect("the writer's thread");
+    }
+    let counters = world.targets.counters()[0];
+    assert_eq!((counters.requests, counters.payload_bytes), (hosts * u64::from(writes), 0));
+    assert!(counters.payload_waits > 0, "{counters:?}");
+    // Each connection may have a write with the device, and the next one's beginning came with its end.
+    let most = payload_bytes_max as u64 + hosts * (2 << 20);
+    assert!(counters.payload_bytes_peak <= most, "{counters:?}");
+}
+
+#[test]
 fn a_header_that_stalls_ends_the_connection() {
     let world = world(Limits { stall_ms: 300, ..Limits::default() }, 0);
     let mut stream = world.connect();
