@@ -18,25 +18,25 @@
 //! # The buffers of a tag
 //! The shell holds two for each tag, and the machine says when it needs them:
 //!
-//! - The **payload** is made when [`Receive::Payload`] first names the tag, or names it with another `total`. It goes to
-//!   the device with the [`Submit`] of a command that takes one (unless that has a `fill`). A request may end without
-//!   ever being submitted: refused after some of its data came, damaged, aborted, or its session ended. Then
-//!   [`Connection::awaited_payloads`] does not name its tag any more, and the payload may be let go. It may as well stay
-//!   until the tag is used again: every byte of a payload is received anew before it is submitted, so a buffer that has
-//!   the right size need not be cleared.
+//! - The **payload** is made when [`Receive::Payload`] first names the tag, or names it with another `total`. It goes
+//!   to the device with the [`Submit`] of a command that takes one (unless that has a `fill`). A request may end
+//!   without ever being submitted: refused after some of its data came, damaged, aborted, or its session ended. Then
+//!   [`Connection::awaited_payloads`] does not name its tag any more, and the payload may be let go. It may as well
+//!   stay until the tag is used again: every byte of a payload is received anew before it is submitted, so a buffer
+//!   that has the right size need not be cleared.
 //! - The **answer** is what a device has read. It is kept from [`Connection::handle_outcome`] with `Ok(bytes)` until a
 //!   [`Piece::Payload`] with `last`. If nobody is to have it any more (the request was aborted, or the reading was all
-//!   that was asked for), that piece has 0 bytes, no pad and no digest: nothing is sent for it. An answer that failed in
-//!   the machine's eyes (it has another size than was asked for) has no such piece and is let go with the tag's next
-//!   outcome, by which time it is not needed.
+//!   that was asked for), that piece has 0 bytes, no pad and no digest: nothing is sent for it. An answer that failed
+//!   in the machine's eyes (it has another size than was asked for) has no such piece and is let go with the tag's
+//!   next outcome, by which time it is not needed.
 //!
 //! A tag is used again only after its last piece was polled, so what is polled later never needs what it has replaced.
 //!
 //! # What the shell owes the machine
 //! - `handle_control` with exactly the bytes that the last `poll_receive` asked for; `handle_payload` with one byte or
 //!   more and no more than were asked for, in order. Neither after [`Receive::Nothing`].
-//! - One `handle_outcome` for every [`Submit`], at any time and in any order, also when the machine is ending. A machine
-//!   that is dropped needs none.
+//! - One `handle_outcome` for every [`Submit`], at any time and in any order, also when the machine is ending. A
+//!   machine that is dropped needs none.
 //! - Pieces are sent in the order of `poll_transmit`, whole, with nothing in between.
 //! - Once `termination` or `is_closed` says so: the pieces that are left, then the end of the stream. Requests that a
 //!   device has go on without the machine.
