@@ -60,6 +60,14 @@ sims:
 sim-long: ## many worlds from a random first seed, which it prints (LONG_SEEDS=n)
 	cargo run --release --locked -p sds-sim -- --seeds $(LONG_SEEDS) --from $$(( (RANDOM << 15 | RANDOM) * 1000 ))
 
+.PHONY: fuzz
+fuzz: SECONDS ?= 60
+fuzz: ## runs each fuzz target for SECONDS=n (fuzz/README.md says what they are and need)
+	@for target in $$(cargo fuzz list); do \
+		deploy/setup/step.sh "fuzz $$target" cargo fuzz run --sanitizer none $$target -- \
+			-max_total_time=$(SECONDS) -len_control=0 -max_len=2048 -verbosity=0; \
+	done
+
 bench: set-up-run ## measures this machine's rates and prints a table
 	$(PY) -m bench
 
