@@ -10,11 +10,10 @@ class CoreError(Exception):
     """The core refused or failed.
 
     Its `args` are (kind, message, value):
-        kind: what came of it, in snake case: the waist's error kinds (out_of_range, invalid_field, unsupported,
-            no_space, media_error, checksum_mismatch, reservation_conflict, fenced, device_gone, timed_out, read_only,
-            miscompare, busy), and those of opening and of pools: not_found, exists, too_small, in_use, no_such_file,
-            permission, not_a_disk, io.
-        message: what was wrong, for a person.
+        kind: what came of it, in snake case. Of pools: invalid_field, too_small, not_found, exists, foreign_label,
+            disk_missing, corrupt, io, meta, no_space, busy, closed. Of disks and addresses, too: no_such_file,
+            not_a_disk, permission, in_use, read_only, too_many, device_gone.
+        message: what was wrong and what caused it, for a person.
         value: the number at fault, None if there is none.
     """
 
@@ -28,7 +27,9 @@ class Node:
 
         Args:
             data_dir: carry-over rings lie in its pools/UUID/carry-over.
-            options: `log_level` (str) and limits by name.
+            options: `log_level` (str: debug, info, warning or error) and by name, in the unit that it ends with:
+                `carry_over_bytes`, `stop_wait_ms`, `commit_interval_ms`, `checkpoint_interval_ms`,
+                `cached_pages_max`, `connections_max`, `host_connections_max`, `payload_bytes_max`.
         """
 
     def listen_nvme(self, address: str) -> str:
@@ -63,7 +64,9 @@ class Node:
 
         Returns:
             what was recovered: import (bool: RocksDB was not usable and was rebuilt), unclean (bool: the predecessor
-            did not stop cleanly), and counts of what was replayed.
+            did not stop cleanly), journal_groups and ring_groups (counts of what was replayed), and unused: the ids of
+            disks that carry the pool's label and are not part of it, because their joining was cut off. Those are
+            closed again.
         """
 
     def pool_close(self, uuid: str) -> None:
@@ -77,7 +80,7 @@ class Node:
 
         Returns:
             capacity_bytes, allocated_bytes, free_bytes, and disks: a list of {uuid, tier, capacity_bytes,
-            allocated_bytes, state}.
+            allocated_bytes, state: "online" or "failed"}.
         """
 
     def volume_create(self, pool: str, volume_uuid: str, size_bytes: int, logical_block_bytes: int = 512) -> None:
@@ -107,7 +110,11 @@ class Node:
         """
 
     def sessions(self) -> list[dict[str, object]]:
-        """The hosts that are connected now."""
+        """The connections of hosts now.
+
+        Returns:
+            each {protocol, host, name, peer, queue, header_digest, data_digest, core, executing}.
+        """
 
     def meta_next(self, timeout_ms: int) -> tuple[int, str, tuple[object, ...]] | None:
         """The next work for RocksDB, None when the time is over or the node was stopped.
@@ -121,10 +128,18 @@ class Node:
         """Answers it: get -> [value or None], scan -> [(key, value)], put -> None; an Exception when it failed."""
 
     def events_next(self, timeout_ms: int) -> list[dict[str, object]] | None:
-        """What happened: each {kind, level, message, ...}; None when the time is over or the node was stopped."""
+        """What happened: each {level, kind, message, subject}; None when the time is over or the node was stopped.
+
+        Kinds: pool-imported, pool-unclean, disk-failed, checkpoint-failed, checkpoint-recovered, pool-full,
+        pool-has-space.
+        """
 
     def metrics(self) -> dict[str, object]:
-        """Counters and gauges by name; a nested dict groups."""
+        """Counters and gauges by name; `cores` has them by the core's number, `pools` by the pool's name."""
 
     def stop(self) -> None:
-        """Stops every pool and every reactor."""
+        """Stops everything in order: hosts, pools, reactors. The last checkpoints still ask `meta_next`.
+
+        Raises:
+            CoreError: a pool could not store everything; it is stopped all the same, and its next opening replays it.
+        """

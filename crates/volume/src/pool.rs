@@ -71,6 +71,8 @@ pub struct PoolStatus {
     pub journal_bytes: (u64, u64),
     /// Deleted volumes whose space is still being freed.
     pub deletions: usize,
+    /// The last checkpoint failed: the journal fills up until one succeeds.
+    pub checkpoint_failed: bool,
 }
 
 /// A volume as an administrator sees it.
@@ -360,6 +362,7 @@ impl<E: Io + Clock> Pool<E> {
             journal_laps: ledger.journal_laps,
             journal_bytes: (ledger.journal_used_bytes, ledger.journal_bytes),
             deletions: ledger.deletions,
+            checkpoint_failed: shared.checkpoint_failed.load(Ordering::Acquire),
         }
     }
 

@@ -1,0 +1,280 @@
+//! What Python gives and gets: dicts of these fields.
+
+use pyo3::prelude::*;
+use sds_io::{DiskId, DiskInfo};
+use sds_target::glue::SessionInfo;
+use sds_target::{Access, Export, Protocol};
+use sds_volume::label_io::{LabelReport, LabelSlot};
+use sds_volume::{DiskStatus, NewDisk, PoolStatus, Recovered, VolumeStatus};
+
+use crate::refusal::Refusal;
+use crate::uuid::{Uuid, volume_key};
+
+/// An open disk.
+#[derive(IntoPyObject)]
+pub struct DiskShape {
+    id: u16,
+    path: String,
+    size_bytes: u64,
+    logical_block_bytes: u32,
+    physical_block_bytes: u32,
+    rotational: bool,
+    volatile_cache: bool,
+    discard: bool,
+}
+
+impl DiskShape {
+    pub fn new(id: DiskId, info: DiskInfo) -> Self {
+        Self {
+            id: id.0,
+            path: info.path,
+            size_bytes: info.size_bytes,
+            logical_block_bytes: info.logical_block_bytes,
+            physical_block_bytes: info.physical_block_bytes,
+            rotational: info.rotational,
+            volatile_cache: info.volatile_cache,
+            discard: info.discard,
+        }
+    }
+}
+
+/// A disk's label.
+#[derive(IntoPyObject)]
+pub struct LabelShape {
+    pool_uuid: Uuid,
+    pool_name: String,
+    disk_uuid: Uuid,
+    tier: String,
+    slot: &'static str,
+    slot_a_error: Option<String>,
+}
+
+impl LabelShape {
+    /// The label of a report, if there is one.
+    pub fn new(report: LabelReport) -> Option<Self> {
+        let (label, slot) = (report.label?, report.slot?);
+        Some(Self {
+            pool_uuid: Uuid(label.pool_uuid),
+            pool_name: label.pool_name,
+            disk_uuid: Uuid(label.disk_uuid),
+            tier: label.tier,
+            slot: match slot {
+                LabelSlot::A => "A",
+                LabelSlot::B => "B",
+            },
+            slot_a_error: report.slot_errors[0].map(|error| error.to_string()),
+        })
+    }
+}
+
+/// A disk that is to join a pool.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct NewDiskShape {
+    id: u16,
+    uuid: Uuid,
+    tier: String,
+    rank: u8,
+}
+
+impl From<NewDiskShape> for NewDisk {
+    fn from(disk: NewDiskShape) -> Self {
+        Self { disk: DiskId(disk.id), uuid: disk.uuid.0, tier: disk.tier, rank: disk.rank }
+    }
+}
+
+/// What an opening found.
+#[derive(IntoPyObject)]
+pub struct RecoveredShape {
+    import: bool,
+    unclean: bool,
+    journal_groups: u64,
+    ring_groups: u64,
+    unused: Vec<u16>,
+}
+
+impl From<Recovered> for RecoveredShape {
+    fn from(recovered: Recovered) -> Self {
+        Self {
+            import: recovered.imported,
+            unclean: recovered.unclean,
+            journal_groups: recovered.journal_groups,
+            ring_groups: recovered.ring_groups,
+            unused: recovered.unused.into_iter().map(|disk| disk.0).collect(),
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct PoolDiskShape {
+    uuid: Uuid,
+    tier: String,
+    capacity_bytes: u64,
+    allocated_bytes: u64,
+    state: &'static str,
+}
+
+impl From<DiskStatus> for PoolDiskShape {
+    fn from(disk: DiskStatus) -> Self {
+        Self {
+            uuid: Uuid(disk.uuid),
+            tier: disk.tier,
+            capacity_bytes: disk.capacity_bytes,
+            allocated_bytes: disk.allocated_bytes,
+            state: if disk.healthy { "online" } else { "failed" },
+        }
+    }
+}
+
+/// A pool's capacity and use.
+#[derive(IntoPyObject)]
+pub struct PoolShape {
+    capacity_bytes: u64,
+    allocated_bytes: u64,
+    free_bytes: u64,
+    disks: Vec<PoolDiskShape>,
+}
+
+impl From<PoolStatus> for PoolShape {
+    fn from(status: PoolStatus) -> Self {
+        let figures = PoolFigures::from(&status);
+        Self {
+            capacity_bytes: figures.capacity_bytes,
+            allocated_bytes: figures.allocated_bytes,
+            free_bytes: figures.capacity_bytes - figures.allocated_bytes,
+            disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
+        }
+    }
+}
+
+/// A pool's numbers, for the metrics.
+#[derive(IntoPyObject)]
+pub struct PoolFigures {
+    capacity_bytes: u64,
+    allocated_bytes: u64,
+    failed_disks: usize,
+    journal_laps: u64,
+    journal_used_bytes: u64,
+    journal_bytes: u64,
+    deletions: usize,
+    checkpoint_failed: bool,
+}
+
+impl From<&PoolStatus> for PoolFigures {
+    fn from(status: &PoolStatus) -> Self {
+        Self {
+            capacity_bytes: status.disks.iter().map(|disk| disk.capacity_bytes).sum(),
+            allocated_bytes: status.disks.iter().map(|disk| disk.allocated_bytes).sum(),
+            failed_disks: status.disks.iter().filter(|disk| !disk.healthy).count(),
+            journal_laps: status.journal_laps,
+            journal_used_bytes: status.journal_bytes.0,
+            journal_bytes: status.journal_bytes.1,
+            deletions: status.deletions,
+            checkpoint_failed: status.checkpoint_failed,
+        }
+    }
+}
+
+/// A volume's sizes and use.
+#[derive(IntoPyObject)]
+pub struct VolumeShape {
+    size_bytes: u64,
+    logical_block_bytes: u32,
+    allocated_bytes: u64,
+    reads: u64,
+    writes: u64,
+}
+
+impl From<VolumeStatus> for VolumeShape {
+    fn from(status: VolumeStatus) -> Self {
+        Self {
+            size_bytes: status.size_bytes,
+            logical_block_bytes: status.logical_block_bytes,
+            allocated_bytes: status.allocated_bytes,
+            reads: status.reads,
+            writes: status.writes,
+        }
+    }
+}
+
+#[derive(FromPyObject)]
+enum AccessShape {
+    Word(String),
+    Hosts(Vec<String>),
+}
+
+/// An export.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct ExportShape {
+    protocol: String,
+    name: String,
+    unit: u32,
+    pool: Uuid,
+    volume: Uuid,
+    access: AccessShape,
+    serial: String,
+}
+
+impl TryFrom<ExportShape> for Export {
+    type Error = Refusal;
+
+    fn try_from(export: ExportShape) -> Result<Self, Refusal> {
+        let access = match export.access {
+            AccessShape::Word(word) if word == "any" => Access::AnyHost,
+            AccessShape::Word(word) => {
+                return Err(Refusal::new("invalid_field", format!("access: {word:?} is neither any nor a list")));
+            }
+            AccessShape::Hosts(hosts) => Access::Hosts(hosts.into_iter().collect()),
+        };
+        Ok(Self {
+            protocol: parse_protocol(&export.protocol)?,
+            name: export.name,
+            unit: export.unit,
+            volume: volume_key(export.pool, export.volume),
+            access,
+            serial: export.serial,
+        })
+    }
+}
+
+fn parse_protocol(word: &str) -> Result<Protocol, Refusal> {
+    match word {
+        "nvme" => Ok(Protocol::Nvme),
+        "iscsi" => Ok(Protocol::Iscsi),
+        other => Err(Refusal::new("invalid_field", format!("protocol: {other:?} is neither nvme nor iscsi"))),
+    }
+}
+
+/// A connection of a host.
+#[derive(IntoPyObject)]
+pub struct SessionShape {
+    protocol: &'static str,
+    host: String,
+    name: String,
+    peer: String,
+    queue: u16,
+    header_digest: bool,
+    data_digest: bool,
+    core: usize,
+    executing: usize,
+}
+
+impl From<SessionInfo> for SessionShape {
+    fn from(session: SessionInfo) -> Self {
+        Self {
+            protocol: match session.protocol {
+                Protocol::Nvme => "nvme",
+                Protocol::Iscsi => "iscsi",
+            },
+            host: session.host,
+            name: session.name,
+            peer: session.peer.to_string(),
+            queue: session.queue,
+            header_digest: session.header_digest,
+            data_digest: session.data_digest,
+            core: session.core,
+            executing: session.executing,
+        }
+    }
+}
