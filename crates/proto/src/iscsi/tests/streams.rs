@@ -51,6 +51,42 @@ fn where_the_stream_is_cut_makes_no_difference() {
     }
 }
 
+#[test]
+fn with_digests_every_changed_byte_is_told_and_none_is_written() {
+    let data: Vec<u8> = (0..1536_u32).map(|i| (i % 251) as u8 | 1).collect();
+    let pdus = [
+        command_pdu(2, &write_10(8, 3), 1536, 0x20, &data[..510], 101),
+        data_out_pdu(2, 0xffff_ffff, 0, 510, true, &data[510..]),
+        command_pdu(3, &read_10(8, 3), 1536, 0xc0, &[], 102),
+        request_pdu(0x40, 0x80, 4, 0xffff_ffff, 103, b"hello"),
+        request_pdu(0x04, 0x80, 5, 0xffff_ffff, 103, b"SendTargets=\0"),
+        command_pdu(7, &[0x12, 1, 0x83, 0, 255, 0], 255, 0xc0, &[], 104),
+    ];
+    let keys = [b"HeaderDigest=CRC32C\0DataDigest=CRC32C\0", &OPEN_ISCSI[35..]].concat();
+    let sizes: Vec<usize> = pdus.iter().map(|pdu| pdu.len() + if pdu.len() > 48 { 8 } else { 4 }).collect();
+    for (place, size) in sizes.iter().enumerate() {
+        for at in 0..*size {
+            let mut world = World::logged_in(Settings::default(), &keys);
+            assert_eq!(world.digests, (true, true));
+            let mut frames: Vec<_> = pdus.iter().map(|pdu| world.frame(pdu)).collect();
+            frames[place][at] ^= 1 << (at % 8);
+            let got = world.raw(&frames.concat());
+            // A header that grew leaves a PDU without its end.
+            world.machine.handle_timeout(Duration::from_secs(100));
+            let ended = world.machine.termination().map(|end| end.reason);
+            if at < 52 {
+                assert!(matches!(ended, Some("header digest is wrong" | "a PDU stalls")), "{place} {at}: {ended:?}");
+            } else {
+                let rejected = got.iter().filter(|got| got.opcode() == 0x3f && got.bhs[2] == 0x02);
+                assert_eq!(rejected.count(), 1, "{place} {at}");
+            }
+            // A connection that ends may take a request with it that no device has yet.
+            let written = &world.disk[8 * 512..11 * 512];
+            assert!(written == [0; 1536] || (place >= 2 && written == data), "{place} {at}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
