@@ -124,6 +124,12 @@ impl<E: Engine> Run<E> {
             scheduler.kill();
             drop(scheduler);
             self.end(&ended);
+            if self.world.counters.borrow().sync_faults > 0 {
+                // What a disk lost in a failed sync is lost, where there is no second copy: in that life no flush may
+                // say otherwise, and after it nothing is promised.
+                self.record("a sync failed: the run ends".into());
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -619,7 +625,10 @@ impl<E: Engine> Run<E> {
                 Err((Refused::Disk, words)) if !context.faulty => hosts.fail(format!("{what}: {words}")),
                 Ok(()) | Err(_) => {}
             }
-            then(&mut hosts, result.is_ok());
+            // A change that could not be made durable may be there or not: the next opening tells.
+            if !matches!(result, Err((Refused::Disk, _))) {
+                then(&mut hosts, result.is_ok());
+            }
         });
     }
 

@@ -131,12 +131,15 @@ impl<E: Io + Clock> Checkpointer<E> {
             }
             let updates = of_disk.into_iter().map(|(addr, entry, lsn)| (addr.chunk, entry, lsn)).collect();
             let table = &mut self.owners[usize::from(disk.no.0)];
-            let failed = PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
-            let report = table.update(updates).await.map_err(|error| failed.with_source(error))?;
+            let failed = || PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
+            let report = table.update(updates).await.map_err(|error| failed().with_source(error))?;
             for chunk in report.damaged {
                 // What it said is in the MetaStore; the changed entries of the block are whole again.
                 log::warn!("{}: the owners of chunk {chunk} and on were damaged and are written anew", disk.info.path);
             }
+            // Durable before the MetaStore has the page: replay passes over what the page has, and would not write
+            // these entries again.
+            table.sync().await.map_err(|error| failed().with_source(error))?;
         }
         Ok(())
     }
@@ -221,19 +224,28 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Images of up to `pages_max` pages that changed up to `up_to`; pages that only replay has touched are loaded
     /// first.
     pub(crate) async fn collect(&self, up_to: Lsn, pages_max: usize) -> Result<Vec<PageImage>, BlockError> {
-        let replayed: Vec<PageKey> = {
-            let replay = lock(&self.shared.replay);
-            let ours = replay.keys().filter(|key| self.shared.owner(**key) == self.env.core);
-            ours.take(pages_max).copied().collect()
-        };
-        let loads = replayed.into_iter().map(|key| self.page(key)).collect();
-        join_all(loads).await.into_iter().collect::<Result<Vec<_>, BlockError>>()?;
-        let pages = self.pages.borrow();
-        let due = pages.values().filter(|page| {
-            let state = page.state.borrow();
-            state.saving.is_none() && state.dirty_since.is_some_and(|since| since <= up_to)
-        });
-        Ok(due.take(pages_max).map(|page| page.image()).collect())
+        loop {
+            let replayed: Vec<PageKey> = {
+                let replay = lock(&self.shared.replay);
+                let ours = replay.keys().filter(|key| self.shared.owner(**key) == self.env.core);
+                ours.take(pages_max).copied().collect()
+            };
+            let none_left = replayed.is_empty();
+            let loads = replayed.into_iter().map(|key| self.page(key)).collect();
+            join_all(loads).await.into_iter().collect::<Result<Vec<_>, BlockError>>()?;
+            let images: Vec<PageImage> = {
+                let pages = self.pages.borrow();
+                let due = pages.values().filter(|page| {
+                    let state = page.state.borrow();
+                    state.saving.is_none() && state.dirty_since.is_some_and(|since| since <= up_to)
+                });
+                due.take(pages_max).map(|page| page.image()).collect()
+            };
+            // Pages that were stored with all that was replayed are clean: then there may be more.
+            if none_left || !images.is_empty() {
+                return Ok(images);
+            }
+        }
     }
 
     /// Images were stored (or not).

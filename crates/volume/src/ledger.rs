@@ -129,9 +129,11 @@ impl Ledger {
 
     /// Everything up to `lsn` is durable.
     pub fn set_durable(&mut self, lsn: Lsn) {
-        self.durable = self.durable.max(lsn);
-        self.ring.release(lsn);
-        self.notify();
+        if lsn > self.durable {
+            self.durable = lsn;
+            self.ring.release(lsn);
+            self.notify();
+        }
     }
 
     /// Freed chunks may be given out again.

@@ -192,6 +192,11 @@ impl PageState {
         let lsn = Lsn::default();
         self.extents.insert(id.index(), Extent { record, pushed, chunks_pushed: 0, lsn, reads: 0, writes: 0 });
         self.set_entry(layer, index.slot(), id);
+        // Replayed over an import, which finds no row of which nothing is in use.
+        let row = id.index() / RECORDS_PER_ROW;
+        if !self.rows.contains(&row) {
+            self.rows.push(row);
+        }
     }
 
     /// Adds a row of ids that were never given out.
@@ -264,7 +269,11 @@ impl PageState {
             Delta::Extent { place, layer, id, base } => {
                 self.free.retain(|free| free.index() != id.index());
                 match self.extent_mut(*id) {
-                    Some(extent) => extent.pushed = true,
+                    Some(extent) => {
+                        extent.pushed = true;
+                        // An import may have the extent while replay is still before its birth.
+                        self.set_entry(*layer, place.index.slot(), *id);
+                    }
                     None => self.insert(*layer, place.index, *id, *base, true),
                 }
             }

@@ -212,13 +212,13 @@ impl PoolShared {
     /// The pool is being closed, or the journal is full and no checkpoint succeeds.
     pub(crate) async fn admit(self: &Arc<Self>) -> Result<Permit, PoolError> {
         loop {
-            let progress = {
+            let (progress, has_pending) = {
                 let mut ledger = self.ledger();
                 if ledger.has_room(self.tuning.hold_journal_percent) {
                     ledger.admitted += 1;
                     return Ok(Permit(Arc::clone(self)));
                 }
-                ledger.progress()
+                (ledger.progress(), ledger.has_pending())
             };
             if self.is_stopping() {
                 return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
@@ -228,8 +228,10 @@ impl PoolShared {
                 return Err(PoolError::new(PoolErrorKind::Busy, "the journal is full and no checkpoint succeeds"));
             }
             self.want_checkpoint();
-            // Whoever waits has nothing of its own to commit: the answer is not waited for.
-            self.commits.send(CommitRequest::Durable(oneshot().0));
+            if has_pending {
+                // The ring's space; whoever waits has nothing of its own to commit, so the answer is not waited for.
+                self.commits.send(CommitRequest::Durable(oneshot().0));
+            }
             progress.await;
         }
     }
