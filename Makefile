@@ -63,10 +63,10 @@ sim-long: ## many worlds from a random first seed, which it prints (LONG_SEEDS=n
 .PHONY: fuzz
 fuzz: SECONDS ?= 60
 fuzz: ## runs each fuzz target for SECONDS=n (fuzz/README.md says what they are and need)
-	@for target in $$(cargo fuzz list); do \
+	@targets=$$(cargo fuzz list); found=; for target in $$targets; do \
 		deploy/setup/step.sh "fuzz $$target" cargo fuzz run --sanitizer none $$target -- \
-			-max_total_time=$(SECONDS) -len_control=0 -max_len=2048 -verbosity=0; \
-	done
+			-max_total_time=$(SECONDS) -len_control=0 -max_len=2048 -verbosity=0 || found="$$found $$target"; \
+	done; [ -z "$$found" ] || { echo "something was found by:$$found" >&2; exit 1; }
 
 bench: set-up-run ## measures this machine's rates and prints a table
 	$(PY) -m bench
