@@ -20,11 +20,10 @@ def _invalid(message: str) -> SdsError:
 # From the core's kind to the class that a user sees. What is not here is a fault of the product or of a disk, and
 # stays an internal error with the core's words.
 TABLE: Mapping[str, Callable[[str], SdsError]] = {
-    "out_of_range": _invalid,
     "invalid_field": _invalid,
-    "unsupported": _invalid,
     "no_space": NoSpace,
     "too_small": DiskRefused,
+    "foreign_label": DiskRefused,
     "not_a_disk": DiskRefused,
     "no_such_file": DiskRefused,
     "permission": DiskRefused,
@@ -34,7 +33,7 @@ TABLE: Mapping[str, Callable[[str], SdsError]] = {
     "exists": Conflict,
     "not_found": NotFound,
     "busy": Unavailable,
-    "timed_out": Unavailable,
+    "closed": Unavailable,
 }
 
 

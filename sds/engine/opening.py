@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 
-from sds.engine import core
+from sds.engine import admission, core
 from sds.engine.catalog import Disk, Export, Host, Volume
 from sds.engine.state import PoolState, State
 from sds.errors import NotFound, SdsError
@@ -26,7 +28,8 @@ async def open_pool(state: State, found: PoolState) -> None:
         if why is not None:
             message = f"RocksDB of pool {pool.name} was set aside and is made again from the disks: {why}"
             state.events.add("warning", "metadata-set-aside", message, f"pool/{pool.name}")
-        recovered = await core.call(state.node.pool_open, pool.uuid, opened)
+        recovered = await core.call(state.node.pool_open, pool.uuid, list(opened))
+        troubles += await _settle_disks(state, found, opened, recovered["unused"])
         await _load_documents(state, found)
     except SdsError as error:
         await _give_up(state, found, opened, "; ".join([*troubles, error.detail]))
@@ -36,7 +39,7 @@ async def open_pool(state: State, found: PoolState) -> None:
     state.events.add("info", "pool-opened", f"pool {pool.name} is online ({told})", f"pool/{pool.name}")
 
 
-async def _give_up(state: State, found: PoolState, opened: list[int], why: str) -> None:
+async def _give_up(state: State, found: PoolState, opened: Iterable[int], why: str) -> None:
     pool = found.pool
     for disk in opened:
         try:
@@ -51,9 +54,9 @@ async def _give_up(state: State, found: PoolState, opened: list[int], why: str) 
         state.events.add("error", "pool-failed", f"pool {pool.name} can't be opened: {why}", f"pool/{pool.name}")
 
 
-async def _open_disks(state: State, found: PoolState) -> tuple[list[int], list[str]]:
-    """The core's ids of the disks that carry the pool's label, and what is wrong with the others."""
-    opened: list[int] = []
+async def _open_disks(state: State, found: PoolState) -> tuple[dict[int, Disk], list[str]]:
+    """The disks that carry the pool's label, by the core's ids, and what is wrong with the others."""
+    opened: dict[int, Disk] = {}
     troubles: list[str] = []
     for disk in found.pool.disks:
         number = -1
@@ -67,7 +70,7 @@ async def _open_disks(state: State, found: PoolState) -> tuple[list[int], list[s
             continue
         trouble = _check_label(state, found, disk, label)
         if trouble is None:
-            opened.append(number)
+            opened[number] = disk
             continue
         await core.call(state.node.disk_close, number)
         if disk.state == "adding" and label is None:
@@ -87,10 +90,29 @@ def _check_label(state: State, found: PoolState, disk: Disk, label: dict[str, ob
     if label.get("slot_a_error"):
         message = f"label slot A of {disk.path} is bad ({label['slot_a_error']}); slot {label['slot']} was used"
         state.events.add("warning", "label-slot-bad", message, f"disk/{disk.uuid}")
-    if disk.state == "adding":
-        found.pool = found.pool.with_disk(replace(disk, state="ready"))
-        state.db.put_pool(found.pool)
     return None
+
+
+async def _settle_disks(state: State, found: PoolState, opened: dict[int, Disk], unused: object) -> list[str]:
+    """Completes what a crash left of the joining of disks; what is wrong with those that the pool does not know.
+
+    The core labels a disk before the pool's catalog has it. A label alone is void, and blanked, so that the disk can
+    be added again.
+    """
+    void = set(unused) if isinstance(unused, list) else set()
+    troubles: list[str] = []
+    for number, disk in opened.items():
+        if disk.state == "adding":
+            known = number not in void
+            found.pool = (
+                found.pool.with_disk(replace(disk, state="ready")) if known else found.pool.without_disk(disk.uuid)
+            )
+            state.db.put_pool(found.pool)
+            if not known:
+                await asyncio.to_thread(admission.blank, disk.path)
+        elif number in void:
+            troubles.append(f"disk {disk.path} carries the label of the pool, which does not know it")
+    return troubles
 
 
 async def _load_documents(state: State, found: PoolState) -> None:

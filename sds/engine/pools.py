@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import uuid
 from dataclasses import replace
 
@@ -83,13 +84,15 @@ class Pools:
             del self._state.pools[name]
             for disk in found.pool.disks:
                 await asyncio.to_thread(self._blank, disk)
+            folder = self._state.config.pool(found.pool.uuid)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             self._state.events.add("info", "pool-deleted", f"pool {name} was deleted", f"pool/{name}")
 
     def _blank(self, disk: Disk) -> None:
         try:
             admission.blank(disk.path)
         except OSError as error:
-            message = f"disk {disk.path} of a deleted pool still carries its label: {error}"
+            message = f"disk {disk.path} may still carry the label of a pool that it is not part of: {error}"
             self._state.events.add("warning", "disk-not-blanked", message, f"disk/{disk.uuid}")
 
     async def disk_add(
@@ -218,12 +221,16 @@ class Pools:
     async def _undo(self, found: PoolState, number: int, disk: Disk) -> None:
         if found.state == "empty":
             self._state.meta.detach(found.pool.uuid)
-        found.pool = found.pool.without_disk(disk.uuid)
-        self._state.db.put_pool(found.pool)
         try:
             await core.call(self._state.node.disk_close, number)
         except SdsError as error:
+            # The pool uses it and could not note it durably: the next opening tells whose it is.
             log.info("disk %s was not added and its close was refused: %s", disk.path, error)
+            return
+        found.pool = found.pool.without_disk(disk.uuid)
+        self._state.db.put_pool(found.pool)
+        # It was blank, or what it carried was given up; the core may have labelled it.
+        await asyncio.to_thread(self._blank, disk)
 
     async def _item(self, found: PoolState) -> Item:
         pool, status = found.pool, await self._status(found)

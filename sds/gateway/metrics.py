@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,7 +23,8 @@ _POOL = {
 }
 _DISK = {"capacity_bytes": "What the disk can hold.", "allocated_bytes": "What is allocated on it."}
 _VOLUME = {"size_bytes": "The size that hosts see.", "allocated_bytes": "The space that the volume takes."}
-_UNFIT = re.compile(r"[^a-zA-Z0-9_]")
+# Groups of the core's figures, and what their label is called.
+_GROUPS = {"cores": "core", "pools": "pool"}
 
 
 class _Snapshot(Collector):
@@ -43,8 +43,7 @@ class _Snapshot(Collector):
         yield from _families("pool", _POOL, figures["pools"], {"pool": "name"})
         yield from _families("disk", _DISK, figures["disks"], {"pool": "pool", "disk": "uuid", "tier": "tier"})
         yield from _families("volume", _VOLUME, figures["volumes"], {"pool": "pool", "volume": "name"})
-        for name, value in _flat("sds_core", figures["core"]):
-            yield GaugeMetricFamily(name, "A figure of the core.", value)
+        yield from _of_core(figures["core"])
 
 
 def text(figures: Mapping[str, Any]) -> bytes:
@@ -64,10 +63,15 @@ def _families(
         yield family
 
 
-def _flat(prefix: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _of_core(figures: Mapping[str, Any]) -> Iterator[Metric]:
+    """What the core counts: plain figures, and groups by what their label names."""
     for key, value in figures.items():
-        name = f"{prefix}_{_UNFIT.sub('_', key)}"
-        if isinstance(value, Mapping):
-            yield from _flat(name, value)
-        elif isinstance(value, bool | int | float):
-            yield name, float(value)
+        if key not in _GROUPS:
+            yield GaugeMetricFamily(f"sds_{key}", "A figure of the data path.", float(value))
+            continue
+        label = _GROUPS[key]
+        for figure in next(iter(value.values()), {}):
+            family = GaugeMetricFamily(f"sds_{label}_{figure}", f"A figure of each {label}.", labels=[label])
+            for name, of_one in value.items():
+                family.add_metric([name], float(of_one[figure]))
+            yield family

@@ -165,7 +165,7 @@ def test_without_an_engine_everything_is_503_and_may_be_tried_again(tmp_path: Pa
 
 def test_metrics_are_prometheus_text(rest: httpx.Client, engine: ScriptedEngine) -> None:
     engine.answers["metrics_get"] = {
-        "core": {"io": {"reads": 7}, "name": "not a figure"},
+        "core": {"connections": 2, "cores": {"0": {"requests": 7}, "1": {"requests": 5}}, "pools": {}},
         "sessions": 2,
         "pools": [],
         "disks": [],
@@ -173,7 +173,8 @@ def test_metrics_are_prometheus_text(rest: httpx.Client, engine: ScriptedEngine)
         "uptime_s": 1.5,
     }
     lines = rest.get("/metrics").text.splitlines()
-    assert "sds_core_io_reads 7.0" in lines
+    assert "sds_connections 2.0" in lines
+    assert 'sds_core_requests{core="1"} 5.0' in lines
     assert "sds_sessions 2.0" in lines
     assert 'sds_volume_size_bytes{pool="archive",volume="pacs"} 1.099511627776e+12' in lines
     assert not any("name" in line and "core" in line for line in lines)

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use pyo3::prelude::*;
 use sds_target::connections::FrontCounters;
 use sds_uring::{Counters, Local};
+use sds_volume::PoolStatus;
 
 use crate::cores::CorePools;
 use crate::engine::Engine;
 use crate::refusal::Refusal;
-use crate::shapes::PoolFigures;
 
 /// All figures.
 #[derive(IntoPyObject)]
@@ -61,6 +61,30 @@ impl CoreFigures {
     }
 }
 
+/// What [`PoolShape`](crate::shapes::PoolShape) does not say.
+#[derive(IntoPyObject)]
+struct PoolFigures {
+    failed_disks: usize,
+    journal_laps: u64,
+    journal_used_bytes: u64,
+    journal_bytes: u64,
+    deletions: usize,
+    checkpoint_failed: bool,
+}
+
+impl From<&PoolStatus> for PoolFigures {
+    fn from(status: &PoolStatus) -> Self {
+        Self {
+            failed_disks: status.disks.iter().filter(|disk| !disk.healthy).count(),
+            journal_laps: status.journal_laps,
+            journal_used_bytes: status.journal_bytes.0,
+            journal_bytes: status.journal_bytes.1,
+            deletions: status.deletions,
+            checkpoint_failed: status.checkpoint_failed,
+        }
+    }
+}
+
 /// The figures as they are now.
 pub fn gather(engine: &Engine) -> Result<Metrics, Refusal> {
     let targets = &engine.targets;
@@ -69,11 +93,8 @@ pub fn gather(engine: &Engine) -> Result<Metrics, Refusal> {
         cores.insert(core.index().to_string(), CoreFigures::new(core.call(Local::counters)?, front));
     }
     let pools = targets.cores()[0].call(|local| {
-        let figures = |pool: &crate::cores::UringPool| {
-            let status = pool.status();
-            (status.name.clone(), PoolFigures::from(&status))
-        };
-        CorePools::of(local).all().iter().map(|pool| figures(pool)).collect()
+        let statuses = CorePools::of(local).all().into_iter().map(|pool| pool.status());
+        statuses.map(|status| (status.name.clone(), PoolFigures::from(&status))).collect()
     })?;
     let (connections, refused_connections) = (targets.connections(), targets.refused_connections());
     Ok(Metrics { connections, refused_connections, cores, pools })

@@ -137,40 +137,13 @@ pub struct PoolShape {
 
 impl From<PoolStatus> for PoolShape {
     fn from(status: PoolStatus) -> Self {
-        let figures = PoolFigures::from(&status);
+        let capacity_bytes: u64 = status.disks.iter().map(|disk| disk.capacity_bytes).sum();
+        let allocated_bytes: u64 = status.disks.iter().map(|disk| disk.allocated_bytes).sum();
         Self {
-            capacity_bytes: figures.capacity_bytes,
-            allocated_bytes: figures.allocated_bytes,
-            free_bytes: figures.capacity_bytes - figures.allocated_bytes,
+            capacity_bytes,
+            allocated_bytes,
+            free_bytes: capacity_bytes - allocated_bytes,
             disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
-        }
-    }
-}
-
-/// A pool's numbers, for the metrics.
-#[derive(IntoPyObject)]
-pub struct PoolFigures {
-    capacity_bytes: u64,
-    allocated_bytes: u64,
-    failed_disks: usize,
-    journal_laps: u64,
-    journal_used_bytes: u64,
-    journal_bytes: u64,
-    deletions: usize,
-    checkpoint_failed: bool,
-}
-
-impl From<&PoolStatus> for PoolFigures {
-    fn from(status: &PoolStatus) -> Self {
-        Self {
-            capacity_bytes: status.disks.iter().map(|disk| disk.capacity_bytes).sum(),
-            allocated_bytes: status.disks.iter().map(|disk| disk.allocated_bytes).sum(),
-            failed_disks: status.disks.iter().filter(|disk| !disk.healthy).count(),
-            journal_laps: status.journal_laps,
-            journal_used_bytes: status.journal_bytes.0,
-            journal_bytes: status.journal_bytes.1,
-            deletions: status.deletions,
-            checkpoint_failed: status.checkpoint_failed,
         }
     }
 }
