@@ -22,6 +22,10 @@ impl<E: Io + Clock> PoolCore<E> {
         count: usize,
     ) -> Result<Vec<ChunkAddr>, BlockError> {
         for attempt in 0..=self.shared.tuning.space_waits_max {
+            if volume.closed.get() {
+                // Its deletion may be the space that is waited for.
+                return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
+            }
             if let Some(chunks) = self.take(volume, count as u32) {
                 return Ok(chunks);
             }

@@ -128,6 +128,7 @@ impl<E: Io + Clock> PoolCore<E> {
                 volume.closed.set(true);
                 self.release_run(&volume);
                 self.volumes.borrow_mut().remove(&uuid);
+                self.shared.ledger().notify_space();
             }
         }
     }

@@ -168,7 +168,8 @@ impl Ledger {
         self.notify_space();
     }
 
-    fn notify_space(&mut self) {
+    /// Whoever waits for space looks again.
+    pub fn notify_space(&mut self) {
         self.space_waiters.drain(..).for_each(|waiter| waiter.send(()));
     }
 

@@ -293,6 +293,9 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
     };
     let (ours, unused): (Vec<Member>, Vec<Member>) = members.drain(..).partition(known);
     *members = ours;
+    if members.is_empty() {
+        return Err(PoolError::new(PoolErrorKind::Corrupt, "the pool's catalog knows none of the disks"));
+    }
     for entry in catalog.disks.values() {
         let Some(member) = members.iter().find(|member| member.label.disk_no == entry.no) else {
             let what = "a disk of the pool is missing, its number";
