@@ -6,6 +6,10 @@ durable when the call returns.
 A method raises CoreError unless its docstring says otherwise.
 """
 
+from typing import Self, final
+
+__all__ = ["CoreError", "Node"]
+
 class CoreError(Exception):
     """The core refused or failed.
 
@@ -19,10 +23,11 @@ class CoreError(Exception):
 
     args: tuple[str, str, int | None]
 
+@final
 class Node:
     """The reactors of this process, the disks that they hold, its pools and its targets."""
 
-    def __init__(self, cores: int, data_dir: str, options: dict[str, object] = ...) -> None:
+    def __new__(cls, cores: int, data_dir: str, options: dict[str, object] | None = None) -> Self:
         """Starts `cores` reactor threads.
 
         Args:

@@ -103,6 +103,7 @@ def test_scsi_commands(sds_server: Server, guest: Guest) -> None:
     host.detach()
 
 
+@pytest.mark.allow_log("sds_target.*initiator may not use the target")
 @pytest.mark.parametrize("wire", [NVME, ISCSI], ids=str)
 def test_only_the_named_host_may_connect(sds_server: Server, guest: Guest, wire: Wire) -> None:
     nvme = wire.protocol == "nvme"

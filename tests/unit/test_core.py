@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -13,6 +16,7 @@ import pytest
 
 from sds._core import CoreError, Node
 
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 GIB = 1 << 30
 WAIT_S = 20
@@ -111,6 +115,13 @@ def until_event(node: Node, kind: str) -> dict[str, object]:
             if event["kind"] == kind:
                 return event
     raise AssertionError(f"no {kind} within {WAIT_S} s")
+
+
+def test_the_stub_says_what_is_there() -> None:
+    command = [sys.executable, "-m", "mypy.stubtest", "sds._core", "--mypy-config-file", "pyproject.toml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_a_pool_holds_is_there_when_it_is_opened_again(node: Node, store: Store, tmp_path: Path) -> None:

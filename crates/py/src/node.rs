@@ -29,7 +29,7 @@ use crate::uuid::{Uuid, volume_key};
 const CORES_MAX: usize = 256;
 
 /// The reactors of this process, the disks that they hold, its pools and its targets.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "sds._core")]
 pub struct Node {
     engine: Engine,
 }

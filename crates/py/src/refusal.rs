@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use sds_uring::{CoreGone, OpenError, OpenErrorKind};
 use sds_volume::error::{PoolError, PoolErrorKind};
 
-create_exception!(_core, CoreError, PyException, "The core refused or failed: (kind, message, value).");
+create_exception!(sds._core, CoreError, PyException, "The core refused or failed: (kind, message, value).");
 
 /// Why a call was refused or failed.
 #[derive(Debug)]
