@@ -68,7 +68,8 @@ def guest(guest_keeper: GuestKeeper) -> Iterator[Guest]:
 @pytest.fixture(scope="module")
 def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the embedded default that the tests of one file share."""
-    with Server(tmp_path_factory.mktemp("sds") / "data") as server:
+    # Two cores, however many the machine has: each volume's pages are on both, and requests cross over.
+    with Server(tmp_path_factory.mktemp("sds") / "data", ["--cores", "2"]) as server:
         yield server
 
 
