@@ -64,6 +64,8 @@ struct ChannelState<T> {
     queue: VecDeque<T>,
     waker: Option<Waker>,
     senders: usize,
+    /// The receiving end is there.
+    open: bool,
 }
 
 /// An end that sends; clone it for every sender.
@@ -75,15 +77,20 @@ pub struct Receiver<T>(Arc<Mutex<ChannelState<T>>>);
 /// An unbounded queue between cores: its users bound what they have open.
 #[must_use]
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let state = Arc::new(Mutex::new(ChannelState { queue: VecDeque::new(), waker: None, senders: 1 }));
+    let state = Arc::new(Mutex::new(ChannelState { queue: VecDeque::new(), waker: None, senders: 1, open: true }));
     (Sender(Arc::clone(&state)), Receiver(state))
 }
 
 impl<T> Sender<T> {
-    /// Puts `value` at the end of the queue.
+    /// Puts `value` at the end of the queue; drops it if nobody will receive it.
     pub fn send(&self, value: T) {
         let waker = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if !state.open {
+                // The value may wake somebody as it goes: not under the lock.
+                drop(state);
+                return drop(value);
+            }
             state.queue.push_back(value);
             state.waker.take()
         };
@@ -133,6 +140,18 @@ impl<T> Receiver<T> {
     /// The next value if one is there now.
     pub fn try_next(&mut self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).queue.pop_front()
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let left = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.open = false;
+            std::mem::take(&mut state.queue)
+        };
+        // Values may wake somebody as they go: not under the lock.
+        drop(left);
     }
 }
 
@@ -189,4 +208,24 @@ pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
         Poll::Ready(answers.iter_mut().map(|answer| answer.take().expect("each future ended")).collect())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+
+    #[test]
+    fn who_waits_for_an_answer_of_a_receiver_that_is_gone_is_told() {
+        let (requests, receiver) = channel();
+        let (early, early_answer) = oneshot::<u32>();
+        requests.send(early);
+        drop(receiver);
+        let (late, late_answer) = oneshot::<u32>();
+        requests.send(late);
+        let mut context = Context::from_waker(Waker::noop());
+        for answer in [early_answer, late_answer] {
+            assert_eq!(pin!(answer).poll(&mut context), Poll::Ready(None));
+        }
+    }
 }

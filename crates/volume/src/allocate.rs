@@ -15,32 +15,22 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Between one and `count` chunks for `volume`, in a row where possible.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] when nothing is free, nothing is on its way back and no core has any in advance.
+    /// [`ErrorKind::NoSpace`] when nothing is free and no core has any in advance.
     pub(crate) async fn allocate(
         self: &Rc<Self>,
         volume: &VolumeCore,
         count: usize,
     ) -> Result<Vec<ChunkAddr>, BlockError> {
-        for attempt in 0..=self.shared.tuning.space_waits_max {
-            if volume.closed.get() {
-                // Its deletion may be the space that is waited for.
-                return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
-            }
-            if let Some(chunks) = self.take(volume, count as u32) {
-                return Ok(chunks);
-            }
-            // Asked for before the other places are searched: what comes free meanwhile is not missed.
-            let to_come = self.shared.ledger().space_to_come();
-            self.gather_runs().await;
-            if let Some(chunks) = self.take(volume, count as u32) {
-                return Ok(chunks);
-            }
-            let Some(to_come) = to_come else { break };
-            log::debug!("pool {}: full, wait {attempt} for freed chunks", self.shared.name);
-            self.shared.commit().await?;
-            to_come.await;
+        if volume.closed.get() {
+            // Its deletion may be the space that is waited for.
+            return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
         }
-        Err(BlockError::new(ErrorKind::NoSpace, "the pool has no free chunk"))
+        if let Some(chunks) = self.take(volume, count as u32) {
+            return Ok(chunks);
+        }
+        self.gather_runs().await;
+        let full = || BlockError::new(ErrorKind::NoSpace, "the pool has no free chunk");
+        self.take(volume, count as u32).ok_or_else(full)
     }
 
     /// Chunks from the volume's run, or from a new run.

@@ -28,7 +28,8 @@ pub struct Ledger {
     /// Groups after `durable`, encoded.
     pending: VecDeque<(Lsn, Vec<u8>)>,
     pending_bytes: usize,
-    ring: Ring,
+    /// None once the pool is closed: its memory is the next engine's.
+    ring: Option<Ring>,
     /// Free space.
     pub space: Space,
     /// Layers, volumes, disks, documents.
@@ -67,7 +68,7 @@ impl Ledger {
             checkpointed,
             pending: VecDeque::new(),
             pending_bytes: 0,
-            ring,
+            ring: Some(ring),
             space,
             catalog_saved: Lsn::default(),
             catalog,
@@ -85,11 +86,14 @@ impl Ledger {
     /// The group of `deltas` takes effect: after this it survives the death of the process.
     ///
     /// # Errors
-    /// [`RingFull`]: nothing happened; wait for a commit.
+    /// [`RingFull`]: nothing happened; wait for a commit. That is refused once the pool is closed.
     pub fn push(&mut self, deltas: &[Delta]) -> Result<Lsn, RingFull> {
         let lsn = Lsn(self.last.0 + 1);
         let bytes = encode_group(lsn, deltas);
-        self.ring.push(lsn, &bytes)?;
+        let Some(ring) = &mut self.ring else {
+            return Err(RingFull { needs_bytes: bytes.len(), free_bytes: 0 });
+        };
+        ring.push(lsn, &bytes)?;
         self.pending_bytes += bytes.len();
         self.pending.push_back((lsn, bytes));
         self.last = lsn;
@@ -109,8 +113,8 @@ impl Ledger {
     pub fn has_room(&self, hold_percent: u32) -> bool {
         let owed = self.pending_bytes as u64 + (self.admitted as u64 + 1) * FRAME_BYTES_MIN;
         let limit = self.journal_bytes / 100 * u64::from(hold_percent);
-        let ring_limit = self.ring.capacity_bytes() / 100 * RING_HOLD_PERCENT;
-        self.journal_used_bytes + owed <= limit && self.ring.used_bytes() <= ring_limit
+        let ring_has_room = |ring: &Ring| ring.used_bytes() <= ring.capacity_bytes() / 100 * RING_HOLD_PERCENT;
+        self.journal_used_bytes + owed <= limit && self.ring.as_ref().is_some_and(ring_has_room)
     }
 
     /// The groups that a commit takes.
@@ -131,7 +135,9 @@ impl Ledger {
     pub fn set_durable(&mut self, lsn: Lsn) {
         if lsn > self.durable {
             self.durable = lsn;
-            self.ring.release(lsn);
+            if let Some(ring) = &mut self.ring {
+                ring.release(lsn);
+            }
             self.notify();
         }
     }
@@ -165,6 +171,13 @@ impl Ledger {
     /// A deleted volume's chunks are all freed.
     pub fn end_deletion(&mut self) {
         self.deletions -= 1;
+        self.notify_space();
+    }
+
+    /// The pool is closed: nothing is pushed any more, and the ring's memory is let go of.
+    pub fn close(&mut self) {
+        self.ring = None;
+        self.notify();
         self.notify_space();
     }
 

@@ -286,7 +286,9 @@ impl PageState {
                 }
             }
             Delta::States { id, start, count, state, .. } => {
-                if let Some(extent) = self.extent_mut(*id) {
+                if start.0.checked_add(*count).is_none_or(|end| end > blocks) {
+                    log::error!("group {} speaks of {count} blocks from {}, an extent has {blocks}", lsn.0, start.0);
+                } else if let Some(extent) = self.extent_mut(*id) {
                     extent.record.states.set(start.0, *count, *state, blocks);
                 }
             }

@@ -429,7 +429,7 @@ impl<E: Io + Clock> Pool<E> {
         shared.commits.send(CommitRequest::Stop(sender));
         receiver.await;
         shared.inboxes.iter().for_each(|inbox| inbox.send(Message::Stop));
-        shared.ledger().notify();
+        shared.ledger().close();
         closed
     }
 

@@ -68,12 +68,32 @@ impl<E: Io + Clock> PoolCore<E> {
             self.write_pieces(volume, page, start, &data, durable).await?;
             return Ok(fua && !durable);
         }
-        let _permit = self.shared.admit().await?;
-        let written = self.write_first(volume, page, start, data).await;
-        if written.is_err() {
-            self.take_back(volume, page, start, len);
+        let mut freed = None;
+        for _ in 0..=2 * self.shared.tuning.space_waits_max {
+            let permit = self.shared.admit().await?;
+            let written = self.write_first(volume, page, start, data.clone()).await;
+            if written.is_err() {
+                self.take_back(volume, page, start, len);
+            }
+            drop(permit);
+            match written {
+                Ok(()) => return Ok(fua),
+                Err(error) if error.kind() == ErrorKind::NoSpace => {}
+                Err(error) => return Err(error),
+            }
+            // What it has it gave back, so that whoever frees space is not held up by it. One more try, with an ear to
+            // what comes free meanwhile; then it waits.
+            freed = match freed {
+                None => Some(self.shared.ledger().space_to_come()),
+                Some(None) => break,
+                Some(Some(freed)) => {
+                    self.shared.commit().await?;
+                    freed.await;
+                    None
+                }
+            };
         }
-        written.map(|()| fua)
+        Err(BlockError::new(ErrorKind::NoSpace, "the pool has no free chunk"))
     }
 
     /// Writes where blocks are not data yet: places, whole blocks, data, then the map.

@@ -75,7 +75,8 @@ impl LogicalUnit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {
-    /// POWER ON OCCURRED: a new session.
+    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: a new session. The general code, because libiscsi's `iscsi-ls`
+    /// goes on after this one alone.
     PowerOn = 0,
     /// BUS DEVICE RESET FUNCTION OCCURRED: another session's, or its own, reset of unit or target.
     Reset = 1,
@@ -101,7 +102,7 @@ impl Attention {
 
     const fn sense(self) -> Sense {
         let (asc, ascq) = match self {
-            Self::PowerOn => (0x29, 0x01),
+            Self::PowerOn => (0x29, 0x00),
             Self::Reset => (0x29, 0x03),
             Self::CommandsCleared => (0x2f, 0x00),
             Self::LunsChanged => (0x3f, 0x0e),
@@ -152,7 +153,7 @@ mod tests {
         waiting.add(Attention::CapacityChanged);
         waiting.add(Attention::PowerOn);
         waiting.add(Attention::PowerOn);
-        assert_eq!(waiting.take(), Some(Sense::new(SenseKey::UnitAttention, 0x29, 0x01)));
+        assert_eq!(waiting.take(), Some(Sense::new(SenseKey::UnitAttention, 0x29, 0x00)));
         assert_eq!(waiting.take(), Some(Sense::new(SenseKey::UnitAttention, 0x2a, 0x09)));
         assert_eq!(waiting.take(), None);
     }

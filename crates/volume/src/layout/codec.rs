@@ -371,6 +371,12 @@ impl<'a> Reader<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Text { format: self.format, field })
     }
 
+    /// A text of at most `bytes_max` bytes with its length before it.
+    pub fn text_max(&mut self, field: &'static str, bytes_max: usize) -> Result<String, DecodeError> {
+        let text = self.text(field)?;
+        if text.len() > bytes_max { Err(self.value(field, text.len() as u64)) } else { Ok(text) }
+    }
+
     /// How many of something follow: never more than there are bytes left, so that memory for them may be reserved.
     pub fn count(&mut self, field: &'static str) -> Result<usize, DecodeError> {
         Ok(self.varint_max(field, self.rest.len() as u64)? as usize)

@@ -104,10 +104,10 @@ impl Label {
         let layout = DiskLayout::get(&mut reader)?;
         Ok(Self {
             pool_uuid,
-            pool_name: reader.text("pool name")?,
+            pool_name: reader.text_max("pool name", NAME_BYTES_MAX)?,
             disk_uuid,
             disk_no,
-            tier: reader.text("tier")?,
+            tier: reader.text_max("tier", NAME_BYTES_MAX)?,
             rank,
             journal: flags & FLAG_JOURNAL != 0,
             clean: flags & FLAG_CLEAN != 0,
@@ -115,7 +115,7 @@ impl Label {
             sequence,
             checkpoint_mark,
             layout,
-            opener: reader.text("opener")?,
+            opener: reader.text_max("opener", OPENER_BYTES_MAX)?,
         })
     }
 }

@@ -113,7 +113,7 @@ impl World {
         let got = world.log_in(keys);
         assert_eq!((got.opcode(), got.bhs[36]), (0x23, 0), "{:?}", world.machine.termination());
         let attention = world.command(&[0, 0, 0, 0, 0, 0], 0, 0x80);
-        assert_eq!(attention[0].sense(), (6, 0x29, 0x01));
+        assert_eq!(attention[0].sense(), (6, 0x29, 0x00));
         world
     }
 
