@@ -47,9 +47,8 @@ fmt: ## formats Python and Rust
 cargo-test:
 	cargo test --workspace --locked
 
-# tests/clients drives the whole product: it joins when `sds serve` is there (docs/ARCHITECTURE.md).
 pytest: ## the Python and real-client tests alone (PYTEST_ARGS="-k nvme")
-	$(PY) -m pytest --ignore=tests/clients $(PYTEST_ARGS)
+	$(PY) -m pytest $(PYTEST_ARGS)
 
 sim: ## replays one world of the simulator (SEED=n)
 	cargo run --release --locked -p sds-sim -- --seeds 1 --from $(SEED)
