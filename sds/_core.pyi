@@ -34,7 +34,7 @@ class Node:
             data_dir: carry-over rings lie in its pools/UUID/carry-over.
             options: `log_level` (str: debug, info, warning or error) and by name, in the unit that it ends with:
                 `carry_over_bytes`, `stop_wait_ms`, `commit_interval_ms`, `checkpoint_interval_ms`,
-                `cached_pages_max`, `connections_max`, `host_connections_max`, `payload_bytes_max`.
+                `map_cache_bytes_max`, `connections_max`, `host_connections_max`, `payload_bytes_max`.
         """
 
     def listen_nvme(self, address: str) -> str:

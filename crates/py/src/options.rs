@@ -55,7 +55,7 @@ impl Options {
             "stop_wait_ms" => self.stop_wait = Duration::from_millis(value.extract()?),
             "commit_interval_ms" => self.tuning.commit_interval_ms = value.extract()?,
             "checkpoint_interval_ms" => self.tuning.checkpoint_interval_ms = value.extract()?,
-            "cached_pages_max" => self.tuning.cached_pages_max = value.extract()?,
+            "map_cache_bytes_max" => self.tuning.map_cache_bytes_max = value.extract()?,
             "connections_max" => self.limits.connections_max = value.extract()?,
             "host_connections_max" => self.limits.host_connections_max = value.extract()?,
             "payload_bytes_max" => self.limits.payload_bytes_max = value.extract()?,

@@ -42,7 +42,7 @@ fn tuning(random: &mut Random) -> Tuning {
         checkpoint_interval_ms: random.pick(&[500, 5_000]),
         checkpoint_journal_percent: random.pick(&[10, 25, 60]),
         checkpoint_batch_pages_max: random.pick(&[1, 64]),
-        cached_pages_max: random.pick(&[1, 2, 16_384]),
+        map_cache_bytes_max: random.pick(&[1, 64 << 10, 1 << 30]),
         run_extents: random.pick(&[1, 4, 16]),
         ..Tuning::default()
     }

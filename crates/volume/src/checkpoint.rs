@@ -20,6 +20,7 @@ use crate::label_io::write_catalog;
 use crate::layout::catalog::encode_catalog;
 use crate::layout::rows;
 use crate::owner::OwnerTable;
+use crate::page::Page;
 use crate::place::{Lsn, PageKey};
 use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
 
@@ -263,25 +264,37 @@ impl<E: Io + Clock> PoolCore<E> {
         self.evict();
     }
 
-    /// Lets go of the clean pages that were used least recently, when there are more than the cache's limit.
+    /// Lets go of the clean pages that were used least recently, when all together take more than the cache may. Looks
+    /// only now and then: adding up costs a step a page.
     pub(crate) fn evict(&self) {
-        let pages_max = self.shared.tuning.cached_pages_max;
         let mut pages = self.pages.borrow_mut();
-        if pages.len() <= pages_max + self.evict_slack.get() {
+        self.evict_in.set(self.evict_in.get().saturating_sub(1));
+        if self.evict_in.get() > 0 {
             return;
         }
-        let idle = |page: &Rc<crate::page::Page>| {
-            Rc::strong_count(page) == 1 && page.locks.is_idle() && page.state.borrow().is_clean()
-        };
-        let mut candidates: Vec<(u64, PageKey)> =
-            pages.values().filter(|page| idle(page)).map(|page| (page.used.get(), page.key)).collect();
-        candidates.sort_unstable_by_key(|(used, _)| *used);
-        // Some more than needed, so that not every page sorts anew.
-        let excess = pages.len() - pages_max + pages_max / 16;
-        for (_, key) in candidates.into_iter().take(excess) {
-            pages.remove(&key);
+        let bytes_max = self.shared.tuning.map_cache_bytes_max;
+        let mut bytes: usize = pages.values().map(|page| page.state.borrow().bytes()).sum();
+        if bytes > bytes_max {
+            let idle =
+                |page: &Rc<Page>| Rc::strong_count(page) == 1 && page.locks.is_idle() && page.state.borrow().is_clean();
+            let mut candidates: Vec<(u64, PageKey, usize)> = pages
+                .values()
+                .filter(|page| idle(page))
+                .map(|page| (page.used.get(), page.key, page.state.borrow().bytes()))
+                .collect();
+            candidates.sort_unstable_by_key(|(used, _, _)| *used);
+            for (_, key, freed) in candidates {
+                if bytes <= bytes_max / 16 * 15 {
+                    break;
+                }
+                pages.remove(&key);
+                bytes -= freed;
+            }
+            if bytes > bytes_max {
+                // Dirty pages stay until they are stored.
+                self.shared.want_checkpoint();
+            }
         }
-        // Dirty pages stay until a checkpoint: until then it is looked for others only now and then.
-        self.evict_slack.set(if pages.len() > pages_max { pages.len() - pages_max + pages_max / 16 } else { 0 });
+        self.evict_in.set(pages.len() / 16);
     }
 }

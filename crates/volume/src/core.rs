@@ -56,8 +56,8 @@ pub struct PoolCore<E: Io + Clock> {
     /// Map pages that were read from the MetaStore, for the metrics.
     pub page_loads: AtomicU64,
     pub(crate) open_requests: Cell<usize>,
-    /// Pages above the cache's limit that the next eviction waits for.
-    pub(crate) evict_slack: Cell<usize>,
+    /// Pages to load before the cache is added up again.
+    pub(crate) evict_in: Cell<usize>,
 }
 
 impl<E: Io + Clock> PoolCore<E> {
@@ -78,7 +78,7 @@ impl<E: Io + Clock> PoolCore<E> {
             disks: RefCell::new((0, disks)),
             page_loads: AtomicU64::new(0),
             open_requests: Cell::new(0),
-            evict_slack: Cell::new(0),
+            evict_in: Cell::new(0),
         })
     }
 

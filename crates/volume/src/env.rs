@@ -46,8 +46,8 @@ pub struct Tuning {
     pub hold_journal_percent: u32,
     /// Pages that one checkpoint batch carries: 64 keep RocksDB's batches near 15,000 pages a second.
     pub checkpoint_batch_pages_max: usize,
-    /// Pages of the map that a core keeps in memory; one takes 4 to 60 KiB.
-    pub cached_pages_max: usize,
+    /// Memory that a core's pages of the map may take; 1 GiB holds some 3 TiB of scattered 1 MiB extents.
+    pub map_cache_bytes_max: usize,
     /// Extents that a volume takes from free space at a time, so that a stream stays sequential on an HDD.
     pub run_extents: u32,
     /// How often a write that finds no space waits for freed chunks before it is refused.
@@ -62,7 +62,7 @@ impl Default for Tuning {
             checkpoint_journal_percent: 25,
             hold_journal_percent: 75,
             checkpoint_batch_pages_max: 64,
-            cached_pages_max: 16_384,
+            map_cache_bytes_max: 1 << 30,
             run_extents: 16,
             space_waits_max: 8,
         }

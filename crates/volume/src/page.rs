@@ -151,6 +151,16 @@ impl PageState {
         self.dirty_since.is_none() && self.saving.is_none() && self.extents.values().all(settled)
     }
 
+    /// Roughly the memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        // A map entry with its spare room, two boxes of the record with the allocator's own words.
+        const EXTENT_BYTES: usize = size_of::<(u64, Extent)>() * 8 / 7 + 96;
+        size_of::<Self>()
+            + self.layers.len() * size_of::<[ExtentId; EXTENTS_PER_PAGE as usize]>()
+            + self.extents.len() * EXTENT_BYTES
+    }
+
     /// What `layer`'s page names at `slot`.
     #[must_use]
     pub fn entry(&self, layer: LayerId, slot: usize) -> ExtentId {

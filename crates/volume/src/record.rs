@@ -21,8 +21,8 @@ pub enum Home {
     Nowhere,
     /// One run of 16 chunks.
     Run(ChunkAddr),
-    /// Each chunk on its own, or not at all.
-    Scattered(Box<[Option<ChunkAddr>; CHUNKS_PER_EXTENT]>),
+    /// Each chunk on its own, or not at all: those that are there, by slot. Most such extents have one or two.
+    Scattered(Box<[(u8, ChunkAddr)]>),
 }
 
 impl Home {
@@ -32,7 +32,9 @@ impl Home {
         match self {
             Self::Nowhere => None,
             Self::Run(start) => Some(ChunkAddr { disk: start.disk, chunk: start.chunk + slot as u32 }),
-            Self::Scattered(chunks) => chunks[slot],
+            Self::Scattered(chunks) => {
+                chunks.iter().find(|(found, _)| usize::from(*found) == slot).map(|(_, addr)| *addr)
+            }
         }
     }
 
@@ -57,7 +59,7 @@ impl Home {
                 return Self::Run(start);
             }
         }
-        Self::Scattered(Box::new(chunks))
+        Self::Scattered((0..).zip(chunks).filter_map(|(slot, addr)| Some((slot, addr?))).collect())
     }
 
     /// Its chunks, slot by slot.
@@ -76,7 +78,7 @@ pub enum States {
     Mixed {
         /// Which blocks are data.
         data: Box<[u64]>,
-        /// Which blocks are zero.
+        /// Which blocks are zero; empty if none is, as in most.
         zero: Box<[u64]>,
     },
 }
@@ -85,8 +87,32 @@ impl States {
     /// An extent of `blocks` blocks, all absent.
     #[must_use]
     pub fn absent(blocks: u32) -> Self {
-        let words = vec![0; blocks.div_ceil(64) as usize].into_boxed_slice();
-        Self::Mixed { data: words.clone(), zero: words }
+        Self::Mixed { data: vec![0; blocks.div_ceil(64) as usize].into_boxed_slice(), zero: Box::default() }
+    }
+
+    /// Blocks as the bits of `data` and `zero` say, which have as many words.
+    #[must_use]
+    pub fn mixed(data: Box<[u64]>, zero: Box<[u64]>) -> Self {
+        let none = zero.iter().all(|word| *word == 0);
+        Self::Mixed { data, zero: if none { Box::default() } else { zero } }
+    }
+
+    /// The words of a mixed extent's data and zero bits.
+    pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        let (data, zero) = match self {
+            Self::AllData => (&[][..], &[][..]),
+            Self::Mixed { data, zero } => (&data[..], &zero[..]),
+        };
+        data.iter().copied().chain((0..data.len()).map(move |word| zero.get(word).copied().unwrap_or(0)))
+    }
+
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::AllData => 0,
+            Self::Mixed { data, zero } => (data.len() + zero.len()) * 8,
+        }
     }
 
     /// What block `block` is.
@@ -98,7 +124,7 @@ impl States {
                 let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
                 if data[word] & bit != 0 {
                     BlockState::Data
-                } else if zero[word] & bit != 0 {
+                } else if zero.get(word).is_some_and(|zero| zero & bit != 0) {
                     BlockState::Zero
                 } else {
                     BlockState::Absent
@@ -119,14 +145,18 @@ impl States {
             for block in 0..blocks {
                 data[(block / 64) as usize] |= 1 << (block % 64);
             }
-            let zero = vec![0_u64; data.len()].into_boxed_slice();
-            *self = Self::Mixed { data, zero };
+            *self = Self::Mixed { data, zero: Box::default() };
         }
         let Self::Mixed { data, zero } = self else { unreachable!("made so above") };
+        if state == BlockState::Zero && zero.is_empty() && count > 0 {
+            *zero = vec![0_u64; data.len()].into_boxed_slice();
+        }
         for block in start..start + count {
             let (word, bit) = ((block / 64) as usize, 1_u64 << (block % 64));
             data[word] &= !bit;
-            zero[word] &= !bit;
+            if let Some(zero) = zero.get_mut(word) {
+                *zero &= !bit;
+            }
             match state {
                 BlockState::Absent => {}
                 BlockState::Data => data[word] |= bit,
@@ -135,6 +165,8 @@ impl States {
         }
         if data.iter().map(|word| word.count_ones()).sum::<u32>() == blocks {
             *self = Self::AllData;
+        } else if zero.iter().all(|word| *word == 0) {
+            *zero = Box::default();
         }
     }
 

@@ -176,11 +176,7 @@ fn one_of_each() -> Vec<Delta> {
         Delta::Unchunk { place, id, first: 2, count: 3 },
         Delta::Entry { place, layer: LAYER, entry: ExtentId::HOLE },
         Delta::Gone { place, id },
-        Delta::Flip {
-            place: Place { tree: TREE, index: WHOLE.1 },
-            id: WHOLE.0,
-            home: Home::Scattered(scattered.into()),
-        },
+        Delta::Flip { place: Place { tree: TREE, index: WHOLE.1 }, id: WHOLE.0, home: Home::from_chunks(scattered) },
         Delta::Free { tree: TREE, runs: freed },
         Delta::Row { page: PAGE, row: ROW },
         Delta::PageGone { page: PAGE },

@@ -74,7 +74,7 @@ fn every_other_delta_byte_by_byte() {
         (Delta::Flip { place: place(), id, home: Home::Run(start) }, vec![7, 1, 0xac, 2, 1, 1, 1, 1, 16]),
         // ...; mask of slots 0 and 15; an address each.
         (
-            Delta::Flip { place: place(), id, home: Home::Scattered(Box::new(scattered)) },
+            Delta::Flip { place: place(), id, home: Home::from_chunks(scattered) },
             vec![7, 1, 0xac, 2, 1, 1, 2, 0x01, 0x80, 1, 16, 2, 5],
         ),
         // Tag, tree, one run: disk, chunk, count.

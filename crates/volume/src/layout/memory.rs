@@ -212,7 +212,7 @@ pub(crate) fn home_of(draw: &mut impl FnMut(u64) -> u64) -> Home {
     match draw(3) {
         0 => Home::Nowhere,
         1 => Home::Run(addr_of(draw)),
-        _ => Home::Scattered(Box::new(std::array::from_fn(|_| (draw(2) == 0).then(|| addr_of(draw))))),
+        _ => Home::from_chunks(std::array::from_fn(|_| (draw(2) == 0).then(|| addr_of(draw)))),
     }
 }
 

@@ -60,9 +60,8 @@ pub(crate) fn put_home(out: &mut Writer, home: &Home) {
         }
         Home::Scattered(chunks) => {
             out.u8(2);
-            let mask = chunks.iter().enumerate().fold(0, |mask, (slot, c)| mask | u16::from(c.is_some()) << slot);
-            out.u16(mask);
-            for addr in chunks.iter().flatten() {
+            out.u16(chunks.iter().fold(0, |mask, (slot, _)| mask | 1 << slot));
+            for (_, addr) in chunks {
                 put_addr(out, *addr);
             }
         }
@@ -87,7 +86,7 @@ pub(crate) fn get_home(reader: &mut Reader<'_>) -> Result<Home, DecodeError> {
                     *chunk = Some(get_addr(reader, "home chunk")?);
                 }
             }
-            Ok(Home::Scattered(Box::new(chunks)))
+            Ok(Home::from_chunks(chunks))
         }
         kind => Err(reader.value("home kind", u64::from(kind))),
     }

@@ -299,14 +299,14 @@ fn put_record(out: &mut Writer, record: &Record, page: PageKey, birth: &mut Laye
     parts::put_home(out, &record.home);
     match &record.states {
         States::AllData => out.0[flags_at] |= ALL_DATA,
-        States::Mixed { data, zero } => {
+        States::Mixed { data, .. } => {
             out.varint(data.len() as u64);
             let start = out.0.len();
             put_runs(out, &record.states, data.len() as u32 * 64);
             if out.0.len() - start > data.len() * 16 {
                 out.0.truncate(start);
                 out.0[flags_at] |= RAW_STATES;
-                data.iter().chain(zero.iter()).for_each(|word| out.u64(*word));
+                record.states.words().for_each(|word| out.u64(word));
             }
         }
     }
@@ -353,7 +353,7 @@ fn get_states(reader: &mut Reader<'_>, raw: bool) -> Result<States, DecodeError>
         if let Some((data, _)) = data.iter().zip(&zero).find(|(data, zero)| **data & **zero != 0) {
             return Err(reader.value("states", *data));
         }
-        return Ok(States::Mixed { data, zero });
+        return Ok(States::mixed(data, zero));
     }
     let (mut data, mut zero) = (vec![0_u64; words].into_boxed_slice(), vec![0_u64; words].into_boxed_slice());
     let (blocks, mut start) = (words as u64 * 64, 0_u64);
@@ -371,7 +371,7 @@ fn get_states(reader: &mut Reader<'_>, raw: bool) -> Result<States, DecodeError>
         }
         start += count;
     }
-    Ok(States::Mixed { data, zero })
+    Ok(States::mixed(data, zero))
 }
 
 /// A segment of a disk's free space: the last group that is in it, and a bit for each allocated chunk.
