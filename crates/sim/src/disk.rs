@@ -213,6 +213,40 @@ impl Disk {
         }
     }
 
+    /// `len` bytes at `offset` if they are durable.
+    #[must_use]
+    pub fn durable(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let blocks = offset / BLOCK_BYTES..(offset + len as u64).div_ceil(BLOCK_BYTES);
+        if self.cache.range(blocks).next().is_some() {
+            return None;
+        }
+        let mut out = vec![0; len];
+        self.read(offset, &mut out);
+        Some(out)
+    }
+
+    /// The durable block at `offset` becomes something else: a bit of it flips, it reads zeros, or it holds what was
+    /// meant for another place.
+    pub fn spoil(&mut self, offset: u64) {
+        let number = offset / BLOCK_BYTES;
+        assert!(offset % BLOCK_BYTES == 0 && !self.cache.contains_key(&number), "a durable block is spoiled");
+        let mut block = self.current.get(&number).map_or([0; BLOCK_BYTES as usize], |block| **block);
+        match self.random.index(3) {
+            0 => block[self.random.index(BLOCK_BYTES as usize)] ^= 1 << self.random.index(8),
+            1 => block.fill(0),
+            _ => {
+                // Mostly one nearby, which looks alike.
+                let last = self.current.keys().next_back().copied().unwrap_or(0);
+                let near = number + self.random.index(8) as u64;
+                let from = if self.random.chance(700) { near } else { self.random.below(last + 1) };
+                block = self.current.get(&from).map_or([0; BLOCK_BYTES as usize], |block| **block);
+            }
+        }
+        let block = Rc::new(block);
+        self.current.insert(number, Rc::clone(&block));
+        self.durable.insert(number, block);
+    }
+
     /// Power is gone: each write that is not durable is kept, lost or torn, in any order.
     pub fn power_cut(&mut self, counters: &mut Counters) {
         let random = &mut self.random;
@@ -272,6 +306,20 @@ mod tests {
         let mut out = vec![9; len];
         disk.read(offset, &mut out);
         out
+    }
+
+    #[test]
+    fn a_block_is_spoiled_for_good_once_it_is_durable() {
+        let mut disk = disk(512, 3);
+        put(&mut disk, 0, 1, 8192, 1);
+        assert_eq!(disk.durable(4096, 4096), None);
+        disk.sync(5);
+        assert_eq!(disk.durable(4096, 4096), Some(vec![1; 4096]));
+        while get(&disk, 4096, 4096) == [1; 4096] {
+            disk.spoil(4096);
+        }
+        disk.power_cut(&mut Counters::default());
+        assert!(get(&disk, 0, 4096) == [1; 4096] && get(&disk, 4096, 4096) != [1; 4096]);
     }
 
     #[test]

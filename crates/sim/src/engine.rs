@@ -9,7 +9,8 @@ use sds_block::Device;
 use sds_io::{CarryOver, DiskId, MetaStore, ReadBytes, Slice, Spawner};
 
 use crate::knobs::Knobs;
-use crate::world::SimIo;
+use crate::random::Random;
+use crate::world::{SimIo, World};
 
 /// A device as a host's connection sees it.
 pub type DynDevice = Rc<dyn Device<Write = Slice, Read = ReadBytes>>;
@@ -25,8 +26,10 @@ pub struct Surroundings {
     pub meta: Arc<dyn MetaStore>,
     /// Memory that outlives the process.
     pub carry_over: Arc<dyn CarryOver>,
-    /// The disks.
+    /// The pool's disks.
     pub disks: Vec<DiskId>,
+    /// A disk whose joining was not answered: it may be the pool's, or may not.
+    pub joining: Option<DiskId>,
     /// What the seed decided.
     pub knobs: Rc<Knobs>,
     /// Randomness of the engine's own.
@@ -38,10 +41,12 @@ pub struct Surroundings {
 pub enum Refused {
     /// No space; not a defect.
     Full,
-    /// Try again; not a defect.
+    /// Try again; a defect unless the metadata store is out.
     Busy,
-    /// A disk failed; a defect unless a fault was injected.
-    Disk,
+    /// There is none such any more; not a defect.
+    Gone,
+    /// A disk or the metadata store failed; a defect unless a fault was injected.
+    Failed,
     /// Anything else.
     Defect,
 }
@@ -61,12 +66,42 @@ pub struct Listed {
 /// What an engine says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
+    /// Bytes of its journal in use, and all.
+    pub journal_bytes: (u64, u64),
     /// Times that its journal began again at the start, in this life.
     pub journal_laps: u64,
     /// Bytes of all data areas.
     pub capacity_bytes: u64,
     /// Bytes that hold somebody's data or wait to be free.
     pub allocated_bytes: u64,
+    /// Deleted volumes whose space is not all free yet.
+    pub deletions: usize,
+    /// Its metadata store was rebuilt from the disks when it was opened.
+    pub imported: bool,
+}
+
+/// A block that the pool can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expendable {
+    /// What it is.
+    pub what: Spoiled,
+    /// Its disk.
+    pub disk: DiskId,
+    /// Where it begins, a multiple of 4 KiB.
+    pub offset: u64,
+}
+
+/// Structures with a second copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoiled {
+    /// One of a disk's two labels.
+    Label,
+    /// One of the pool's catalog slots.
+    Catalog,
+    /// One of a journal's two headers.
+    JournalHeader,
+    /// One of the two places of a block of an owner table.
+    OwnerBlock,
 }
 
 /// An engine: one open pool.
@@ -77,6 +112,8 @@ pub trait Engine: Sized + 'static {
     fn open(surroundings: Surroundings) -> impl Future<Output = Result<Self, Refusal>>;
     /// The volumes that are there.
     fn volumes(&self) -> Vec<Listed>;
+    /// The disks that it has.
+    fn disks(&self) -> Vec<DiskId>;
     /// The documents that are there.
     fn documents(&self) -> Vec<(String, Vec<u8>)>;
     /// A volume as `core`'s connections see it.
@@ -92,8 +129,13 @@ pub trait Engine: Sized + 'static {
     fn resize_volume(&self, uuid: [u8; 16], size_bytes: u64) -> impl Future<Output = Result<(), Refusal>>;
     /// Removes a volume; durable when it returns.
     fn delete_volume(&self, uuid: [u8; 16]) -> impl Future<Output = Result<(), Refusal>>;
+    /// Adds an empty disk; durable when it returns.
+    fn add_disk(&self, disk: DiskId) -> impl Future<Output = Result<(), Refusal>>;
     /// Puts or removes a document; durable when it returns.
     fn put_document(&self, key: String, value: Option<Vec<u8>>) -> impl Future<Output = Result<(), Refusal>>;
+    /// A block on one of `disks`, between two lives, of which there is another copy that is as good; `rebuilds`: the
+    /// metadata store may be lost, so owner tables have to be complete.
+    fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable>;
     /// Says how it is.
     fn health(&self) -> Health;
     /// Ends it: everything answered is durable when this returns.

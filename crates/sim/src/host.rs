@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sds_block::{BlockError, Command, ErrorKind, LbaRange, Request};
-use sds_io::{Buffer, Clock, ReadBytes, Segment, Slice};
+use sds_io::{Buffer, Clock, DiskId, ReadBytes, Segment, Slice};
 use smallvec::{SmallVec, smallvec};
 
 use crate::engine::DynDevice;
@@ -80,6 +80,10 @@ pub struct Hosts {
     pub volumes: Vec<Known>,
     /// What each document may be; the last that was answered comes first.
     pub documents: BTreeMap<String, Vec<Option<Vec<u8>>>>,
+    /// The pool's disks.
+    pub disks: Vec<DiskId>,
+    /// A disk that the pool was asked to take.
+    pub joining: Option<DiskId>,
     /// Requests that were not answered.
     pub open: usize,
     /// When the last answer came.
@@ -92,13 +96,15 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Hosts that asked for nothing yet.
+    /// Hosts that asked for nothing yet, of a pool of `disks`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(disks: Vec<DiskId>) -> Self {
         Self {
             oracle: Oracle::new(),
             volumes: Vec::new(),
             documents: BTreeMap::new(),
+            disks,
+            joining: None,
             open: 0,
             last_answer: Duration::ZERO,
             since_full: u32::MAX,
@@ -157,12 +163,6 @@ impl Hosts {
     /// The volume with this number.
     pub fn known(&mut self, no: VolumeNo) -> &mut Known {
         self.volumes.iter_mut().find(|volume| volume.no == no).expect("a volume of this run")
-    }
-}
-
-impl Default for Hosts {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -465,7 +465,7 @@ impl Context {
             }
             ErrorKind::Busy => {
                 counters.busy += 1;
-                is_write
+                self.faulty || self.world.store.excuses()
             }
             ErrorKind::Miscompare => {
                 counters.miscompares += 1;

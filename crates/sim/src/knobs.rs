@@ -50,7 +50,7 @@ pub struct Planted {
     pub free_early: bool,
     /// The journal's reader takes any frame.
     pub ignore_crc: bool,
-    /// Disks never sync.
+    /// A commit does not sync the disks.
     pub skip_sync: bool,
 }
 
@@ -63,10 +63,14 @@ pub struct Knobs {
     pub operations: u32,
     /// Cores.
     pub cores: usize,
-    /// Disks: one of flash, one that seeks.
+    /// Disks: the first is of flash.
     pub disks: Vec<DiskKnobs>,
+    /// So many of them make the pool; the others may join it later.
+    pub first_disks: usize,
     /// Bytes in an extent.
     pub extent_bytes: u64,
+    /// Bytes of the journal, `None` for the default.
+    pub journal_bytes: Option<u64>,
     /// 512, or 4096 where every disk has such blocks.
     pub logical_block_bytes: u32,
     /// Sizes of the volumes that a run starts with.
@@ -85,10 +89,20 @@ pub struct Knobs {
     pub lives: u32,
     /// Crashes in a thousand that are power cuts.
     pub power_cut_per_mille: u32,
+    /// Crashes in a thousand that come as a durable write of several blocks is on its way: a frame of the journal.
+    pub ambush_per_mille: u32,
+    /// Crashes in a thousand before which hosts write and discard without a flush.
+    pub churn_per_mille: u32,
     /// Opens in a thousand during which the next crash comes.
     pub recovery_crash_per_mille: u32,
+    /// Ends of a life in a thousand after which one block is rotten of which the pool has another copy.
+    pub rot_per_mille: u32,
     /// Crashes in a thousand after which the metadata store is empty.
     pub meta_lost_per_mille: u32,
+    /// Crashes in a thousand after which the metadata store is as it was some time before.
+    pub meta_aged_per_mille: u32,
+    /// Operations in a thousand at which the metadata store begins to fail, or to stand still.
+    pub meta_outage_per_mille: u32,
     /// The usual time of a batch of the metadata store.
     pub meta_latency: Duration,
     /// Scheduling steps in 100,000 at which a core stands still for up to 30 ms.
@@ -144,12 +158,21 @@ impl Knobs {
     pub fn new(seed: u64, operations: u32) -> Self {
         let mut random = Random::new(seed);
         let faults = random.chance(150);
-        let flash_bytes = random.between(FLASH_MIB_MIN, FLASH_MIB_MIN + 8) * MIB;
-        let hdd_bytes = random.between(HDD_MIB_MIN, HDD_MIB_MIN + 16) * MIB;
-        let disks = vec![disk(&mut random, false, flash_bytes, faults), disk(&mut random, true, hdd_bytes, faults)];
+        // A tight pool is full again and again, and what was freed is soon another's.
+        let tight = random.chance(400);
+        let mib = if tight { TIGHT_MIB } else { ROOMY_MIB };
+        // Two disks of flash have a copy of the journal each.
+        let rotational = [false, random.chance(700), random.chance(500)];
+        let first_disks = 2;
+        let count = first_disks + usize::from(random.chance(300));
+        let mut disk = |rotational: &bool| {
+            let size_bytes = random.between(mib.0, mib.1) * MIB;
+            disk(&mut random, *rotational, size_bytes, faults)
+        };
+        let disks: Vec<DiskKnobs> = rotational[..count].iter().map(&mut disk).collect();
         let whole_blocks = disks.iter().all(|disk| disk.physical_block_bytes == 4096);
         let mut weights = |base: &[u32]| base.iter().map(|weight| weight * random.pick(&[0, 1, 1, 3])).collect();
-        let mut operations_weights: Vec<u32> = weights(&[30, 50, 8, 8, 10, 6, 3, 3, 1, 1, 2]);
+        let mut operations_weights: Vec<u32> = weights(&[30, 50, 8, 8, 10, 6, 3, 3, 1, 1, 2, 1]);
         // Every run reads, writes and flushes.
         operations_weights[0] = operations_weights[0].max(10);
         operations_weights[1] = operations_weights[1].max(40);
@@ -162,7 +185,9 @@ impl Knobs {
             operations,
             cores: random.between(1, 3) as usize,
             disks,
+            first_disks,
             extent_bytes: 256 << 10,
+            journal_bytes: random.pick(&[None, Some(128 << 10), Some(256 << 10)]),
             logical_block_bytes: if whole_blocks && random.chance(700) { 4096 } else { 512 },
             volume_bytes: (0..3).map(|_| volume_bytes(&mut random)).collect(),
             depth: random.pick(&[1, 4, 16, 48]),
@@ -172,8 +197,13 @@ impl Knobs {
             pause_per_mille: random.pick(&[0, 5, 30]),
             lives: crashy,
             power_cut_per_mille: random.pick(&[0, 300, 500, 1000]),
+            ambush_per_mille: random.pick(&[0, 300, 800]),
+            churn_per_mille: random.pick(&[0, 500]),
             recovery_crash_per_mille: random.pick(&[0, 100, 300]),
-            meta_lost_per_mille: random.pick(&[0, 0, 100]),
+            rot_per_mille: random.pick(&[0, 0, 300]),
+            meta_lost_per_mille: random.pick(&[0, 0, 100, 300]),
+            meta_aged_per_mille: random.pick(&[0, 0, 0, 200]),
+            meta_outage_per_mille: random.pick(&[0, 0, 0, 3]),
             meta_latency: Duration::from_micros(random.between(50, 20_000)),
             core_stall_per_100k: random.pick(&[0, 100, 1000]),
             verify_per_mille: random.pick(&[300, 1000]),
@@ -184,5 +214,6 @@ impl Knobs {
     }
 }
 
-const FLASH_MIB_MIN: u64 = 12;
-const HDD_MIB_MIN: u64 = 16;
+/// Sizes of disks; of each the pool's own regions take up to 3 MiB.
+const TIGHT_MIB: (u64, u64) = (4, 7);
+const ROOMY_MIB: (u64, u64) = (12, 32);

@@ -1,5 +1,6 @@
 //! The checkpoint store: batches become durable as wholes, in order, some time after they were put. A crash keeps those
-//! that were answered and a prefix of the others; a knob loses the whole store.
+//! that were answered and a prefix of the others; knobs lose the whole store, or put back what it was some time before.
+//! In an outage it takes no batch (its disk is full), fails altogether, or stands still.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +21,27 @@ enum Request {
     Put(MetaBatch, Answer<()>),
 }
 
+/// What the store does not do for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// Batches are refused.
+    Full,
+    /// Everything is refused.
+    Failing,
+    /// Nothing is answered before it ends.
+    Still,
+}
+
+/// How long after an outage it may still be why a request is refused: the engine has to make a checkpoint before.
+const AFTERMATH_NS: u64 = 100_000_000_000;
+
 struct State {
     rows: Rows,
+    /// What they were some time before.
+    earlier: Rows,
+    outage: Option<Outage>,
+    outage_ended_ns: Option<u64>,
+    refused: u64,
     /// Requests with the time at which they end, in order.
     open: VecDeque<(u64, Request)>,
     random: Random,
@@ -48,7 +68,17 @@ impl Store {
     /// An empty store whose requests take about `latency_ns`.
     #[must_use]
     pub fn new(now_ns: &Arc<AtomicU64>, random: Random, latency_ns: u64) -> Self {
-        let state = State { rows: Rows::new(), open: VecDeque::new(), random, latency_ns, batches: 0 };
+        let state = State {
+            rows: Rows::new(),
+            earlier: Rows::new(),
+            outage: None,
+            outage_ended_ns: None,
+            refused: 0,
+            open: VecDeque::new(),
+            random,
+            latency_ns,
+            batches: 0,
+        };
         Self { now_ns: Arc::clone(now_ns), state: Mutex::new(state) }
     }
 
@@ -59,13 +89,32 @@ impl Store {
     /// When the next request ends.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        self.state().open.front().map(|(due, _)| *due)
+        let state = self.state();
+        if state.outage == Some(Outage::Still) {
+            return None;
+        }
+        state.open.front().map(|(due, _)| *due)
     }
 
     /// Ends the first open request.
     pub fn fire(&self) {
         let mut state = self.state();
         let Some((_, request)) = state.open.pop_front() else { return };
+        let refuses = match &request {
+            Request::Put(..) => state.outage.is_some(),
+            Request::Get(..) | Request::Scan { .. } => state.outage == Some(Outage::Failing),
+        };
+        if refuses {
+            state.refused += 1;
+            drop(state);
+            let error = || MetaError("an outage".into());
+            match request {
+                Request::Get(_, answer) => answer.send(Err(error())),
+                Request::Scan { answer, .. } => answer.send(Err(error())),
+                Request::Put(_, answer) => answer.send(Err(error())),
+            }
+            return;
+        }
         match request {
             Request::Get(keys, answer) => {
                 let found = keys.iter().map(|key| state.rows.get(key).cloned()).collect();
@@ -109,6 +158,55 @@ impl Store {
     /// The data folder is gone.
     pub fn lose(&self) {
         self.state().rows.clear();
+    }
+
+    /// An outage begins; one that there is ends before.
+    pub fn begin_outage(&self, outage: Outage) {
+        self.state().outage = Some(outage);
+    }
+
+    /// The outage ends, if there is one.
+    pub fn end_outage(&self) {
+        let mut state = self.state();
+        if state.outage.take().is_some() {
+            let now = self.now_ns.load(Ordering::Relaxed);
+            state.outage_ended_ns = Some(now);
+            // What waited is answered from now on.
+            state.open.iter_mut().for_each(|(due, _)| *due = now.max(*due));
+        }
+    }
+
+    /// Until when a refusal may be an outage's doing.
+    #[must_use]
+    pub fn excused_until_ns(&self) -> u64 {
+        let state = self.state();
+        match state.outage {
+            Some(_) => u64::MAX,
+            None => state.outage_ended_ns.map_or(0, |ended| ended + AFTERMATH_NS),
+        }
+    }
+
+    /// True if a refusal may be an outage's doing.
+    #[must_use]
+    pub fn excuses(&self) -> bool {
+        self.now_ns.load(Ordering::Relaxed) < self.excused_until_ns()
+    }
+
+    /// Remembers what it holds.
+    pub fn remember(&self) {
+        let mut state = self.state();
+        state.earlier = state.rows.clone();
+    }
+
+    /// What was remembered is there again, as from a copy that somebody made.
+    pub fn go_back(&self) {
+        let mut state = self.state();
+        state.rows = state.earlier.clone();
+    }
+
+    /// Requests refused since the last call.
+    pub fn take_refused(&self) -> u64 {
+        std::mem::take(&mut self.state().refused)
     }
 
     /// Batches taken since the last call.

@@ -4,11 +4,13 @@ use std::rc::Rc;
 
 use sds_block::Device as _;
 use sds_io::{DiskId, Io as _};
+use sds_volume::label_io::read_label;
 use sds_volume::{CoreEnv, NewDisk, Planted, Pool, PoolEnv, PoolSpec, Tuning, VolumeSpec, error};
 
-use crate::engine::{DynDevice, Engine, Health, Listed, Refusal, Refused, Surroundings};
+use crate::engine::{DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
 use crate::random::Random;
-use crate::world::SimIo;
+use crate::rot;
+use crate::world::{SimIo, World};
 
 const POOL_UUID: [u8; 16] = *b"a simulated pool";
 
@@ -16,21 +18,20 @@ const POOL_UUID: [u8; 16] = *b"a simulated pool";
 pub struct PoolEngine {
     /// By core.
     cores: Vec<Pool<SimIo>>,
+    io: SimIo,
+    imported: bool,
 }
 
 fn refusal(error: error::PoolError) -> Refusal {
     use error::PoolErrorKind as Kind;
     let refused = match error.kind {
         Kind::NoSpace => Refused::Full,
-        Kind::Busy | Kind::Closed | Kind::NotFound => Refused::Busy,
-        Kind::Io => Refused::Disk,
-        Kind::InvalidField
-        | Kind::TooSmall
-        | Kind::Exists
-        | Kind::ForeignLabel
-        | Kind::DiskMissing
-        | Kind::Corrupt
-        | Kind::Meta => Refused::Defect,
+        Kind::Busy => Refused::Busy,
+        Kind::Closed | Kind::NotFound => Refused::Gone,
+        Kind::Io | Kind::Meta => Refused::Failed,
+        Kind::InvalidField | Kind::TooSmall | Kind::Exists | Kind::ForeignLabel | Kind::DiskMissing | Kind::Corrupt => {
+            Refused::Defect
+        }
     };
     (refused, error.to_string())
 }
@@ -69,11 +70,21 @@ impl PoolEngine {
         CoreEnv { core, io: around.io.clone(), spawner: around.spawners[core].clone() }
     }
 
-    fn on_all_cores(first: Pool<SimIo>, around: &Surroundings) -> Self {
+    fn on_all_cores(first: Pool<SimIo>, around: &Surroundings, imported: bool) -> Self {
         let shared = first.shared();
         let others = (1..around.spawners.len()).map(|core| Pool::join(shared.clone(), Self::env(around, core)));
         let others: Vec<Pool<SimIo>> = others.collect();
-        Self { cores: std::iter::once(first).chain(others).collect() }
+        Self { cores: std::iter::once(first).chain(others).collect(), io: around.io.clone(), imported }
+    }
+
+    // `no` tells apart what one disk is called each time that it joins.
+    fn new_disk(io: &SimIo, disk: DiskId, no: u64) -> NewDisk {
+        let rotational = io.disk(disk).rotational;
+        let tier = if rotational { "hdd" } else { "flash" };
+        let mut uuid = [0; 16];
+        uuid[0] = disk.0 as u8 + 1;
+        uuid[8..].copy_from_slice(&no.to_le_bytes());
+        NewDisk { disk, uuid, tier: tier.to_owned(), rank: u8::from(rotational) }
     }
 }
 
@@ -83,29 +94,32 @@ impl Engine for PoolEngine {
             uuid: POOL_UUID,
             name: "sim".to_owned(),
             extent_bytes: around.knobs.extent_bytes,
-            journal_bytes: None,
+            journal_bytes: around.knobs.journal_bytes,
         };
-        let new_disk = |disk: &DiskId| {
-            let rotational = around.io.disk(*disk).rotational;
-            let tier = if rotational { "hdd" } else { "flash" };
-            let mut uuid = [0; 16];
-            uuid[0] = disk.0 as u8 + 1;
-            NewDisk { disk: *disk, uuid, tier: tier.to_owned(), rank: u8::from(rotational) }
-        };
-        let disks: Vec<NewDisk> = around.disks.iter().map(new_disk).collect();
+        let disks: Vec<NewDisk> = around.disks.iter().map(|disk| Self::new_disk(&around.io, *disk, 0)).collect();
         let pool = Pool::create(Self::env(&around, 0), Self::world(&around), &spec, &disks).await.map_err(refusal)?;
-        Ok(Self::on_all_cores(pool, &around))
+        Ok(Self::on_all_cores(pool, &around, false))
     }
 
     async fn open(around: Surroundings) -> Result<Self, Refusal> {
-        let opened = Pool::open(Self::env(&around, 0), Self::world(&around), POOL_UUID, &around.disks).await;
-        let (pool, _) = opened.map_err(refusal)?;
-        Ok(Self::on_all_cores(pool, &around))
+        let mut disks = around.disks.clone();
+        // It is looked at first, as the node does: one that was not labelled is none of the pool's.
+        if let Some(joining) = around.joining {
+            let label = read_label(&around.io, joining).await.label;
+            disks.extend(label.filter(|label| label.pool_uuid == POOL_UUID).map(|_| joining));
+        }
+        let opened = Pool::open(Self::env(&around, 0), Self::world(&around), POOL_UUID, &disks).await;
+        let (pool, recovered) = opened.map_err(refusal)?;
+        Ok(Self::on_all_cores(pool, &around, recovered.imported))
     }
 
     fn volumes(&self) -> Vec<Listed> {
         let listed = |volume: sds_volume::VolumeStatus| Listed { uuid: volume.uuid, size_bytes: volume.size_bytes };
         self.cores[0].volumes().into_iter().map(listed).collect()
+    }
+
+    fn disks(&self) -> Vec<DiskId> {
+        self.cores[0].status().disks.iter().map(|disk| disk.disk).collect()
     }
 
     fn documents(&self) -> Vec<(String, Vec<u8>)> {
@@ -131,16 +145,28 @@ impl Engine for PoolEngine {
         self.cores[0].delete_volume(uuid).await.map_err(refusal)
     }
 
+    async fn add_disk(&self, disk: DiskId) -> Result<(), Refusal> {
+        let new = Self::new_disk(&self.io, disk, self.io.world.next_order());
+        self.cores[0].add_disk(&new).await.map_err(refusal)
+    }
+
     async fn put_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), Refusal> {
         self.cores[0].put_document(key, value).await.map_err(refusal)
+    }
+
+    fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable> {
+        rot::expendable(world, disks, rebuilds, random)
     }
 
     fn health(&self) -> Health {
         let status = self.cores[0].status();
         Health {
+            journal_bytes: status.journal_bytes,
             journal_laps: status.journal_laps,
             capacity_bytes: status.disks.iter().map(|disk| disk.capacity_bytes).sum(),
             allocated_bytes: status.disks.iter().map(|disk| disk.allocated_bytes).sum(),
+            deletions: status.deletions,
+            imported: self.imported,
         }
     }
 

@@ -56,6 +56,8 @@ counters! {
     documents: "documents",
     /// Writes that overlapped another open one.
     overlaps: "overlapping open writes",
+    /// Disks that joined the pool.
+    disks_added: "disks added",
     /// Requests that their host gave up while they were open.
     dropped: "requests given up",
     /// Sectors compared with the oracle.
@@ -68,8 +70,16 @@ counters! {
     process_crashes: "process crashes",
     /// The machine lost power.
     power_cuts: "power cuts",
-    /// Of all crashes, those while a pool was being created or opened.
+    /// Of all crashes, those as a journal's frame was on its way.
+    ambushes: "crashes amid a frame",
+    /// Those while a pool was being created or opened.
     recovery_crashes: "crashes during an open",
+    /// Of these, the ones without the metadata store that the pool had.
+    import_crashes: "crashes during an import",
+    /// Those while a deleted volume's space was being freed.
+    deletion_crashes: "crashes amid a deletion",
+    /// Those while a disk was joining.
+    joining_crashes: "crashes as a disk joins",
     /// A carry-over store was cut short by a kill.
     torn_carry_over: "torn carry-over stores",
     /// Writes that a crash tore.
@@ -78,17 +88,37 @@ counters! {
     lost_writes: "lost writes",
     /// The metadata store was empty after a crash.
     meta_lost: "metadata stores lost",
+    /// The metadata store was as some time before, after a crash.
+    meta_aged: "metadata stores aged",
+    /// The pool was rebuilt from its disks.
+    imports: "imports",
+    /// Outages of the metadata store.
+    meta_outages: "metadata outages",
+    /// Requests that it refused in them.
+    meta_refused: "metadata refusals",
     /// Batches that a crash kept from the metadata store.
     meta_batches_lost: "metadata batches lost",
+    /// Labels of which one of two went bad.
+    rotten_labels: "spoiled labels",
+    /// Catalog slots that went bad.
+    rotten_catalogs: "spoiled catalog slots",
+    /// Journal headers of which one of two went bad.
+    rotten_headers: "spoiled journal headers",
+    /// Places of owner blocks that went bad.
+    rotten_owners: "spoiled owner blocks",
     /// Disk blocks written with another volume's or address's payload than they had.
     blocks_reused: "disk blocks reused",
     /// Times the journal began again at its start.
     journal_laps: "journal laps",
+    /// Seeds in which it did.
+    seeds_lapped: "seeds with journal laps",
     /// Batches that the metadata store took.
     checkpoints: "checkpoint batches",
     /// Writes refused because the pool was full.
     full_pools: "full-pool refusals",
-    /// Writes refused as busy.
+    /// Seeds that had such.
+    seeds_full: "seeds with full pools",
+    /// Requests refused as busy.
     busy: "busy refusals",
     /// Reads that failed by injection.
     read_faults: "read faults",

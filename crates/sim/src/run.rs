@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use sds_io::DiskId;
 use sds_volume::place::EXTENTS_PER_PAGE;
 
 use crate::carry_over::Mapping;
-use crate::engine::{Engine, Refusal, Refused, Surroundings};
+use crate::engine::{Engine, Refusal, Refused, Spoiled, Surroundings};
 use crate::host::{Ask, Context, Hosts, Known, Phase};
 use crate::knobs::Knobs;
-use crate::meta::Handle;
+use crate::meta::{Handle, Outage};
 use crate::oracle::VolumeNo;
 use crate::payload::SECTOR_BYTES;
 use crate::random::Random;
 use crate::report::{Counters, Failure, TraceHash};
 use crate::schedule::{Scheduler, Step};
-use crate::workload::{self, Kind};
+use crate::workload::{self, Kind, Mood};
 use crate::world::World;
 
 /// Volumes that live at once.
@@ -38,8 +38,18 @@ const ANSWER_S_MAX: u64 = 1000;
 const OPENS_MAX: u32 = 20;
 /// The first crash of a life comes within so many effects after the operation that was drawn.
 const KILL_EFFECTS_MAX: u64 = 400;
+/// The crash of an opening comes within this power of two of its effects.
+const RECOVERY_EFFECTS_LOG2_MAX: u64 = 11;
+/// An outage of the metadata store lasts no longer, and as long as hosts ask: one that opens a pool ends it.
+const OUTAGE_MS_MAX: u64 = 40_000;
+/// Operations in a thousand at which an outage ends before.
+const OUTAGE_END_PER_MILLE: u32 = 10;
+/// Operations in a thousand after which somebody copies the metadata store.
+const META_COPY_PER_MILLE: u32 = 5;
 /// Operations for which a full pool changes what hosts do.
 const FULL_OPERATIONS: u32 = 12;
+/// Operations without a flush before a crash.
+const CHURN_OPERATIONS: u32 = 30;
 /// Volumes grow to about this.
 const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// Within this time all that was discarded is free again.
@@ -71,7 +81,12 @@ struct Run<E> {
     hosts: Rc<RefCell<Hosts>>,
     operations_left: u32,
     quiet_until_ns: u64,
-    engine: std::marker::PhantomData<E>,
+    /// When the metadata store is well again; `None` if it is.
+    outage_until_ns: Option<u64>,
+    /// It was lost or is an older one, and the pool was not opened since.
+    meta_gone: bool,
+    /// The one that is open, for a failure's words.
+    engine: Weak<E>,
 }
 
 /// Runs `knobs`' seed with the engine `E`.
@@ -80,7 +95,8 @@ pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
     let seed = knobs.seed;
     let mut random = Random::new(!seed);
     let world = World::new(&knobs, &mut random);
-    let hosts = Rc::new(RefCell::new(Hosts::new()));
+    let disks = (0..knobs.first_disks as u16).map(DiskId).collect();
+    let hosts = Rc::new(RefCell::new(Hosts::new(disks)));
     let operations_left = knobs.operations;
     let mut run: Run<E> = Run {
         knobs: Rc::new(knobs),
@@ -89,7 +105,9 @@ pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
         hosts: Rc::clone(&hosts),
         operations_left,
         quiet_until_ns: 0,
-        engine: std::marker::PhantomData,
+        outage_until_ns: None,
+        meta_gone: false,
+        engine: Weak::new(),
     };
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.lives()));
     let what = match panicked {
@@ -101,8 +119,11 @@ pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
         let history = hosts.try_borrow().map(|hosts| hosts.tail()).unwrap_or_default();
         Failure { seed, what, history }
     });
-    world.counters.borrow_mut().checkpoints += world.store.take_batches();
-    let counters = world.counters.borrow().clone();
+    let mut counters = world.counters.borrow().clone();
+    counters.checkpoints += world.store.take_batches();
+    counters.meta_refused += world.store.take_refused();
+    counters.seeds_lapped += u64::from(counters.journal_laps > 0);
+    counters.seeds_full += u64::from(counters.full_pools > 0);
     Outcome { counters, trace: world.trace.get(), failure }
 }
 
@@ -118,7 +139,9 @@ impl<E: Engine> Run<E> {
             let mut scheduler = Scheduler::new(&self.world, knobs.cores, random, knobs.core_stall_per_100k);
             self.record(format!("life {life} begins"));
             if !last && self.random.chance(self.knobs.recovery_crash_per_mille) {
-                scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+                // Few and many alike: an import takes longer than a look at the labels.
+                let effects_max = 1 << self.random.between(3, RECOVERY_EFFECTS_LOG2_MAX);
+                scheduler.process.kill_after(self.random.below(effects_max));
             }
             let ended = self.life(&mut scheduler, &mut made, life)?;
             scheduler.kill();
@@ -148,17 +171,29 @@ impl<E: Engine> Run<E> {
         let share = if last { self.operations_left } else { self.operations_left / (self.knobs.lives - life + 1) };
         let stops = last || self.random.chance(150);
         let kill_at = self.random.below(u64::from(share.max(1))) as u32;
+        let churns = !stops && self.random.chance(self.knobs.churn_per_mille);
         for operation in 0..share {
             if !stops && operation == kill_at {
-                scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+                if self.random.chance(self.knobs.ambush_per_mille) {
+                    self.world.ambush.set(true);
+                } else {
+                    scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
+                }
             }
             self.operations_left -= 1;
             self.world.counters.borrow_mut().operations += 1;
-            self.issue(scheduler, &engine);
+            self.trouble_meta();
+            let churn = churns && operation + CHURN_OPERATIONS >= kill_at;
+            self.issue(scheduler, &engine, churn);
             if !self.settle_to(scheduler, self.knobs.depth)? {
-                self.count_laps(&engine, before);
+                self.count(&engine, before);
                 return Ok(Ended::Dead);
             }
+        }
+        if last {
+            // From here on nothing excuses a refusal.
+            self.end_outage();
+            self.quiet_until_ns = self.quiet_until_ns.max(self.world.store.excused_until_ns());
         }
         if !stops {
             scheduler.process.kill_after(self.random.below(KILL_EFFECTS_MAX));
@@ -167,15 +202,56 @@ impl<E: Engine> Run<E> {
         if alive && last && !self.knobs.faulty() {
             alive = self.give_all_back(scheduler, &engine)?;
         }
-        self.count_laps(&engine, before);
+        self.count(&engine, before);
         if !alive || !stops {
             return Ok(Ended::Dead);
         }
         self.stop(scheduler, engine)
     }
 
-    fn count_laps(&self, engine: &Rc<E>, before: u64) {
-        self.world.counters.borrow_mut().journal_laps += engine.health().journal_laps.saturating_sub(before);
+    // At the end of a life, however it came.
+    fn count(&self, engine: &Rc<E>, laps_before: u64) {
+        let (health, joins) = (engine.health(), self.hosts.borrow().joining.is_some());
+        let mut counters = self.world.counters.borrow_mut();
+        counters.journal_laps += health.journal_laps.saturating_sub(laps_before);
+        counters.deletion_crashes += u64::from(health.deletions > 0);
+        counters.joining_crashes += u64::from(joins);
+    }
+
+    // The metadata store gets ill or well, and somebody may copy it.
+    fn trouble_meta(&mut self) {
+        if self.outage_until_ns.is_some() {
+            if self.random.chance(OUTAGE_END_PER_MILLE) {
+                self.end_outage();
+            }
+        } else if self.random.chance(self.knobs.meta_outage_per_mille) {
+            let outage = self.random.pick(&[Outage::Full, Outage::Failing, Outage::Still]);
+            let length = Duration::from_millis(self.random.between(1, OUTAGE_MS_MAX));
+            self.outage_until_ns = Some((self.world.now() + length).as_nanos() as u64);
+            self.world.counters.borrow_mut().meta_outages += 1;
+            self.record(format!("metadata store: {outage:?} from now on"));
+            self.world.store.begin_outage(outage);
+        }
+        if self.knobs.meta_aged_per_mille > 0 && self.random.chance(META_COPY_PER_MILLE) {
+            self.world.store.remember();
+        }
+    }
+
+    fn end_outage(&mut self) {
+        if self.outage_until_ns.take().is_some() {
+            self.world.store.end_outage();
+            self.record("metadata store: well".into());
+        }
+    }
+
+    // A step of the scheduler; an outage ends in time.
+    fn step(&mut self, scheduler: &mut Scheduler, until: Option<u64>) -> Step {
+        let Some(well_at) = self.outage_until_ns else { return scheduler.step(until) };
+        let step = scheduler.step(Some(until.unwrap_or(u64::MAX).min(well_at)));
+        if self.world.now().as_nanos() as u64 >= well_at {
+            self.end_outage();
+        }
+        step
     }
 
     fn record(&self, text: String) {
@@ -197,11 +273,17 @@ impl<E: Engine> Run<E> {
         }
         hosts.open = 0;
         let lost = matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_lost_per_mille);
+        let aged = !lost && matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_aged_per_mille);
         if lost {
             self.world.store.lose();
         }
+        if aged {
+            self.world.store.go_back();
+        }
+        self.meta_gone |= lost || aged;
         let mut counters = self.world.counters.borrow_mut();
         counters.meta_lost += u64::from(lost);
+        counters.meta_aged += u64::from(aged);
         match ended {
             Ended::Stopped => counters.clean_stops += 1,
             Ended::Dead if power => counters.power_cuts += 1,
@@ -214,7 +296,34 @@ impl<E: Engine> Run<E> {
             (Ended::Dead, false) => "process crash",
             (Ended::Dead, true) => "power cut",
         };
-        self.record(format!("{how}{}", if lost { ", metadata store lost" } else { "" }));
+        let meta = match (lost, aged) {
+            (true, _) => ", metadata store lost",
+            (false, true) => ", metadata store of some time before",
+            (false, false) => "",
+        };
+        self.record(format!("{how}{meta}"));
+        self.spoil();
+    }
+
+    // One block goes bad of which there is another copy.
+    fn spoil(&mut self) {
+        if !self.random.chance(self.knobs.rot_per_mille) {
+            return;
+        }
+        let disks = self.hosts.borrow().disks.clone();
+        let rebuilds = self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille > 0;
+        let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
+        self.world.spoil(found.disk, found.offset);
+        let mut counters = self.world.counters.borrow_mut();
+        let counter = match found.what {
+            Spoiled::Label => &mut counters.rotten_labels,
+            Spoiled::Catalog => &mut counters.rotten_catalogs,
+            Spoiled::JournalHeader => &mut counters.rotten_headers,
+            Spoiled::OwnerBlock => &mut counters.rotten_owners,
+        };
+        *counter += 1;
+        drop(counters);
+        self.record(format!("disk {}: {:?} at {} is spoiled", found.disk.0, found.what, found.offset));
     }
 
     fn surroundings(&mut self, scheduler: &Scheduler) -> Surroundings {
@@ -223,7 +332,8 @@ impl<E: Engine> Run<E> {
             spawners: scheduler.spawners(),
             meta: Arc::new(Handle { store: Arc::clone(&self.world.store), process: Arc::clone(&scheduler.process) }),
             carry_over: Arc::new(Mapping::new(&self.world.memory, &scheduler.process)),
-            disks: (0..self.knobs.disks.len() as u16).map(DiskId).collect(),
+            disks: self.hosts.borrow().disks.clone(),
+            joining: self.hosts.borrow().joining,
             knobs: Rc::clone(&self.knobs),
             seed: self.random.bits(),
         }
@@ -244,7 +354,7 @@ impl<E: Engine> Run<E> {
         });
         let until = self.world.now() + Duration::from_secs(ANSWER_S_MAX);
         loop {
-            match scheduler.step(None) {
+            match self.step(scheduler, None) {
                 Step::Dead => return Ok(None),
                 Step::Stuck => return Err(format!("{what} never ends: nothing is left to happen")),
                 Step::Went if self.world.now() > until => return Err(format!("{what} does not end")),
@@ -273,15 +383,22 @@ impl<E: Engine> Run<E> {
             };
             match opened {
                 None => {
-                    self.world.counters.borrow_mut().recovery_crashes += 1;
+                    let mut counters = self.world.counters.borrow_mut();
+                    counters.recovery_crashes += 1;
+                    counters.import_crashes += u64::from(self.meta_gone);
                     return Ok(None);
                 }
                 Some(Ok(engine)) => {
                     *made = true;
-                    return Ok(Some(Rc::new(engine)));
+                    self.meta_gone = false;
+                    self.world.counters.borrow_mut().imports += u64::from(engine.health().imported);
+                    let engine = Rc::new(engine);
+                    self.engine = Rc::downgrade(&engine);
+                    return Ok(Some(engine));
                 }
-                Some(Err((Refused::Disk, what))) if self.faults() > faults => {
+                Some(Err((Refused::Failed, what))) if self.faults() > faults || self.outage_until_ns.is_some() => {
                     self.record(format!("no open: {what}"));
+                    self.end_outage();
                     self.restart(scheduler);
                 }
                 Some(Err((_, what))) => return Err(format!("the pool does not open: {what}")),
@@ -329,11 +446,21 @@ impl<E: Engine> Run<E> {
         if let Some(unknown) = listed.first() {
             return Err(format!("a volume that nobody created: {:?}", unknown.uuid));
         }
+        let disks = engine.disks();
+        if let Some(disk) = hosts.disks.iter().find(|disk| !disks.contains(disk)) {
+            return Err(format!("the pool lost disk {}", disk.0));
+        }
+        if let Some(joined) = hosts.joining.take().filter(|disk| disks.contains(disk)) {
+            hosts.disks.push(joined);
+            self.world.counters.borrow_mut().disks_added += 1;
+        }
         let found: std::collections::BTreeMap<_, _> = engine.documents().into_iter().collect();
         for (key, allowed) in &mut hosts.documents {
             let value = found.get(key).cloned();
             if !allowed.contains(&value) {
-                return Err(format!("document {key} is {value:?}, none of {allowed:?}"));
+                let brief = |value: &Option<Vec<u8>>| value.as_ref().map(|bytes| (bytes.len(), bytes.first().copied()));
+                let allowed: Vec<_> = allowed.iter().map(brief).collect();
+                return Err(format!("document {key} is {:?}, none of {allowed:?}", brief(&value)));
             }
             *allowed = vec![value];
         }
@@ -404,11 +531,12 @@ impl<E: Engine> Run<E> {
             if open < depth && !quiet {
                 return Ok(true);
             }
-            match scheduler.step(quiet.then_some(self.quiet_until_ns)) {
+            match self.step(scheduler, quiet.then_some(self.quiet_until_ns)) {
                 Step::Dead => return Ok(false),
                 Step::Stuck if open > 0 => return Err(format!("{open} requests are never answered")),
                 Step::Went if open > 0 && self.world.now() > last_answer + Duration::from_secs(ANSWER_S_MAX) => {
-                    return Err(format!("{open} requests have no answer after {ANSWER_S_MAX} s"));
+                    let health = self.engine.upgrade().map(|engine| engine.health());
+                    return Err(format!("{open} requests have no answer after {ANSWER_S_MAX} s: {health:?}"));
                 }
                 Step::Stuck | Step::Went => {}
             }
@@ -456,21 +584,26 @@ impl<E: Engine> Run<E> {
         }
     }
 
-    fn issue(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
-        let full = {
+    fn issue(&mut self, scheduler: &Scheduler, engine: &Rc<E>, churn: bool) {
+        let mood = {
             let mut hosts = self.hosts.borrow_mut();
             hosts.since_full = hosts.since_full.saturating_add(1);
-            hosts.since_full < FULL_OPERATIONS
+            match churn {
+                true => Mood::Churn,
+                false if hosts.since_full < FULL_OPERATIONS => Mood::Full,
+                false => Mood::Usual,
+            }
         };
         if self.random.chance(self.knobs.pause_per_mille) {
             let pause = Duration::from_millis(self.random.between(1, PAUSE_MS_MAX));
             self.quiet_until_ns = (self.world.now() + pause).as_nanos() as u64;
         }
-        let kind = workload::kind(&mut self.random, &self.knobs, full);
+        let kind = workload::kind(&mut self.random, &self.knobs, mood);
         let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
         match kind {
             Kind::Volume => return self.volume_operation(scheduler, engine, &live),
-            Kind::Document => return self.put_document(scheduler, engine),
+            Kind::AddDisk if self.add_disk(scheduler, engine) => return,
+            Kind::Document | Kind::AddDisk => return self.put_document(scheduler, engine),
             _ if live.is_empty() => return self.create_volume(scheduler, engine),
             Kind::Grow => return self.grow(scheduler, engine, &live),
             _ => {}
@@ -486,14 +619,14 @@ impl<E: Engine> Run<E> {
             Kind::Write => Ask::Write(range, false),
             Kind::WriteFua => Ask::Write(range, true),
             Kind::Flush => Ask::Flush,
-            Kind::Discard => Ask::Discard(workload::discard(random, &self.knobs, sectors, block, full)),
+            Kind::Discard => Ask::Discard(workload::discard(random, &self.knobs, sectors, block, mood)),
             Kind::Zeroes => Ask::Zeroes(range, random.chance(500), random.chance(200)),
             Kind::Compare => Ask::Compare(range, random.chance(300)),
             Kind::CompareAndWrite => {
                 range.1 = range.1.min(64);
                 Ask::CompareAndWrite(range, random.chance(300))
             }
-            Kind::Volume | Kind::Grow | Kind::Document => unreachable!("returned above"),
+            Kind::Volume | Kind::Grow | Kind::Document | Kind::AddDisk => unreachable!("returned above"),
         };
         let no = volume.no;
         self.ask(scheduler, engine, no, ask);
@@ -598,6 +731,27 @@ impl<E: Engine> Run<E> {
         });
     }
 
+    // False if there is none to add.
+    fn add_disk(&mut self, scheduler: &Scheduler, engine: &Rc<E>) -> bool {
+        let disk = {
+            let mut hosts = self.hosts.borrow_mut();
+            let spare = (0..self.knobs.disks.len() as u16).map(DiskId).find(|disk| !hosts.disks.contains(disk));
+            let Some(disk) = spare.filter(|_| hosts.joining.is_none()) else { return false };
+            hosts.joining = Some(disk);
+            disk
+        };
+        let (pool, world) = (Rc::clone(engine), Rc::clone(&self.world));
+        let addition = async move { pool.add_disk(disk).await };
+        self.control(scheduler, format!("add disk {}", disk.0), addition, move |hosts, done| {
+            hosts.joining = None;
+            if done {
+                hosts.disks.push(disk);
+                world.counters.borrow_mut().disks_added += 1;
+            }
+        });
+        true
+    }
+
     fn control(
         &mut self,
         scheduler: &Scheduler,
@@ -622,11 +776,14 @@ impl<E: Engine> Run<E> {
             hosts.record(&context.world, order, None, format!("{what}: {outcome}"));
             match &result {
                 Err((Refused::Defect, words)) => hosts.fail(format!("{what}: {words}")),
-                Err((Refused::Disk, words)) if !context.faulty => hosts.fail(format!("{what}: {words}")),
+                Err((Refused::Failed, words)) if !context.faulty => hosts.fail(format!("{what}: {words}")),
+                Err((Refused::Busy, words)) if !context.faulty && !context.world.store.excuses() => {
+                    hosts.fail(format!("{what}: {words}"))
+                }
                 Ok(()) | Err(_) => {}
             }
             // A change that could not be made durable may be there or not: the next opening tells.
-            if !matches!(result, Err((Refused::Disk, _))) {
+            if !matches!(result, Err((Refused::Failed, _))) {
                 then(&mut hosts, result.is_ok());
             }
         });
@@ -635,7 +792,6 @@ impl<E: Engine> Run<E> {
     // A clean stop: everything answered is durable.
     fn stop(&mut self, scheduler: &mut Scheduler, engine: Rc<E>) -> Result<Ended, String> {
         let submitted = self.world.next_order();
-        let faults = self.faults();
         let clean = Rc::new(Cell::new(false));
         let out = Rc::clone(&clean);
         let stopping = async move {
@@ -646,7 +802,10 @@ impl<E: Engine> Run<E> {
         match self.wait(scheduler, stopping, "the stop")? {
             None => return Ok(Ended::Dead),
             Some(Ok(())) => {}
-            Some(Err((Refused::Disk, _))) if self.knobs.faulty() && self.faults() >= faults => return Ok(Ended::Dead),
+            // A fault of long ago may have ended its journal.
+            Some(Err((Refused::Failed, _))) if self.knobs.faulty() || self.world.store.excuses() => {
+                return Ok(Ended::Dead);
+            }
             Some(Err((_, words))) => return Err(format!("the stop failed: {words}")),
         }
         let mut hosts = self.hosts.borrow_mut();

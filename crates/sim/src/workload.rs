@@ -42,10 +42,12 @@ pub enum Kind {
     Grow,
     /// Put or remove a document.
     Document,
+    /// Add a disk to the pool.
+    AddDisk,
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 12] = [
     Kind::Read,
     Kind::Write,
     Kind::WriteFua,
@@ -57,14 +59,27 @@ pub const KINDS: [Kind; 11] = [
     Kind::Volume,
     Kind::Grow,
     Kind::Document,
+    Kind::AddDisk,
 ];
 
-/// Draws the next kind; `full`: the pool refused a write a moment ago, so hosts give space back.
-pub fn kind(random: &mut Random, knobs: &Knobs, full: bool) -> Kind {
-    if full && random.chance(500) {
-        return random.pick(&[Kind::Discard, Kind::Discard, Kind::Zeroes, Kind::Volume]);
+/// What hosts are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Whatever the seed's weights say.
+    Usual,
+    /// The pool refused a write a moment ago: they give space back.
+    Full,
+    /// They write and discard and do not flush: what is freed may be another's before that is durable.
+    Churn,
+}
+
+/// Draws the next kind.
+pub fn kind(random: &mut Random, knobs: &Knobs, mood: Mood) -> Kind {
+    match mood {
+        Mood::Full if random.chance(500) => random.pick(&[Kind::Discard, Kind::Discard, Kind::Zeroes, Kind::Volume]),
+        Mood::Churn => random.pick(&[Kind::Write, Kind::Write, Kind::Write, Kind::Discard, Kind::Discard, Kind::Read]),
+        Mood::Usual | Mood::Full => KINDS[random.weighted(&knobs.weights.operations)],
     }
-    KINDS[random.weighted(&knobs.weights.operations)]
 }
 
 fn size(random: &mut Random, knobs: &Knobs, volume_sectors: u64) -> u64 {
@@ -112,9 +127,9 @@ pub fn discard(
     knobs: &Knobs,
     volume_sectors: u64,
     block_sectors: u64,
-    full: bool,
+    mood: Mood,
 ) -> SmallVec<[Sectors; 1]> {
-    if random.chance(if full { 300 } else { 50 }) {
+    if random.chance(if mood == Mood::Usual { 50 } else { 300 }) {
         let first = random.below(volume_sectors) / block_sectors * block_sectors;
         return smallvec![(first, (volume_sectors - first) / block_sectors * block_sectors)];
     }

@@ -44,6 +44,8 @@ struct Inflight {
     submitted: u64,
     /// It fails instead.
     fault: bool,
+    /// The process is killed as it is submitted.
+    ambushed: bool,
     /// The units of a split write that took effect at first.
     applied: Option<Vec<bool>>,
 }
@@ -61,7 +63,8 @@ pub struct World {
     queue: RefCell<BTreeMap<(u64, u64), Event>>,
     inflight: RefCell<BTreeMap<u64, Inflight>>,
     disks: RefCell<Vec<(Disk, DiskKnobs, Random)>>,
-    skip_sync: bool,
+    /// The process is killed when it submits a durable write of several blocks.
+    pub ambush: Cell<bool>,
     verbose: bool,
     /// The metadata store.
     pub store: Arc<Store>,
@@ -100,7 +103,7 @@ impl World {
             queue: RefCell::default(),
             inflight: RefCell::default(),
             disks: RefCell::new(disks),
-            skip_sync: knobs.planted.skip_sync,
+            ambush: Cell::new(false),
             verbose: knobs.trace,
             counters: RefCell::default(),
             trace: Cell::default(),
@@ -167,7 +170,7 @@ impl World {
         self.queue.borrow_mut().insert((due, order), event);
     }
 
-    fn submit(&self, disk: DiskId, offset: u64, request: Request) {
+    fn submit(&self, disk: DiskId, offset: u64, request: Request, ambushed: bool) {
         let number = self.next_order();
         let now = self.now_ns.load(Ordering::Relaxed);
         let mut disks = self.disks.borrow_mut();
@@ -207,7 +210,7 @@ impl World {
         let apply = now + random.between(1, latency);
         let (state, applied) = (WriteState::open(), None);
         let inflight =
-            Inflight { disk: usize::from(disk.0), offset, request, state, submitted: number, fault, applied };
+            Inflight { disk: usize::from(disk.0), offset, request, state, submitted: number, fault, ambushed, applied };
         drop((disks, counters));
         self.inflight.borrow_mut().insert(number, inflight);
         self.push(apply, Event::Apply(number));
@@ -230,7 +233,6 @@ impl World {
                 entry.applied = Some(chosen);
             }
             Request::Sync { .. } if entry.fault => disk.sync_failed(entry.submitted),
-            Request::Sync { .. } if self.skip_sync => {}
             Request::Sync { .. } => disk.sync(entry.submitted),
             Request::Discard { len, .. } => {
                 counters.disk_discards += 1;
@@ -260,7 +262,7 @@ impl World {
                     disk.write(entry.offset, data.as_ref(), &entry.state, &mut counters, |unit| !applied[unit]);
                 }
                 if !entry.fault {
-                    disk.complete(entry.offset, data.len() as u64, &entry.state, order, durable && !self.skip_sync);
+                    disk.complete(entry.offset, data.len() as u64, &entry.state, order, durable);
                 }
                 Box::new(move || answer.send(result))
             }
@@ -280,8 +282,21 @@ impl World {
         answer();
     }
 
+    /// `len` bytes of `disk` at `offset`, if they are durable.
+    #[must_use]
+    pub fn durable(&self, disk: DiskId, offset: u64, len: usize) -> Option<Vec<u8>> {
+        self.disks.borrow()[usize::from(disk.0)].0.durable(offset, len)
+    }
+
+    /// The durable block of `disk` at `offset` rots, or another one's content lands on it.
+    pub fn spoil(&self, disk: DiskId, offset: u64) {
+        self.note([8, u64::from(disk.0), offset, 0], || format!("disk {}: the block at {offset} is spoiled", disk.0));
+        self.disks.borrow_mut()[usize::from(disk.0)].0.spoil(offset);
+    }
+
     /// The process is dead: what it had in flight still lands, in part or not at all; its timers are gone.
     pub fn process_crash(&self) {
+        self.ambush.set(false);
         self.queue.borrow_mut().clear();
         let inflight = std::mem::take(&mut *self.inflight.borrow_mut());
         let mut disks = self.disks.borrow_mut();
@@ -289,14 +304,20 @@ impl World {
         for entry in inflight.into_values() {
             let order = self.next_order();
             let (disk, _, random) = &mut disks[entry.disk];
-            let landed = random.index(3);
+            // Most frames that were waited for are torn.
+            let landed = if entry.ambushed { random.pick(&[0, 1, 2, 2, 2, 2]) } else { random.index(3) };
             match entry.request {
                 Request::Write { data, .. } => {
                     let applied = entry.applied.unwrap_or_default();
                     let units = disk.units(entry.offset, data.len() as u64);
                     let lands = |unit: usize| !applied.get(unit).copied().unwrap_or(false);
+                    // Torn: either anywhere, or cut short.
+                    let cut = if random.chance(500) { random.index(units) } else { units };
+                    let torn = |random: &mut Random, unit: usize| {
+                        if cut < units { unit <= cut } else { random.chance(500) }
+                    };
                     let chosen: Vec<bool> =
-                        (0..units).map(|unit| lands(unit) && (landed == 1 || random.chance(500))).collect();
+                        (0..units).map(|unit| lands(unit) && (landed == 1 || torn(random, unit))).collect();
                     counters.lost_writes += u64::from(landed == 0);
                     counters.torn_writes += u64::from(landed == 2 && units > 1);
                     if landed > 0 {
@@ -308,7 +329,7 @@ impl World {
                     disk.discard(entry.offset, len, &entry.state);
                     disk.complete(entry.offset, len, &entry.state, order, false);
                 }
-                Request::Sync { .. } if landed == 1 && !self.skip_sync => disk.sync(entry.submitted),
+                Request::Sync { .. } if landed == 1 => disk.sync(entry.submitted),
                 Request::Discard { .. } | Request::Sync { .. } | Request::Read { .. } => {}
             }
         }
@@ -344,7 +365,17 @@ impl SimIo {
     fn submit(&self, disk: DiskId, offset: u64, request: Request) {
         // The kill may come within the submission: then the request is one of those that may still land.
         if self.process.effect() != Effect::Never {
-            self.world.submit(disk, offset, request);
+            let unit = self.disk(disk).physical_block_bytes as usize;
+            // Padding does not count: what a tear can't change is no ambush.
+            let tears = |data: &Slice| data.as_ref().iter().skip(unit).any(|byte| *byte != 0);
+            let ambushed = self.world.ambush.get()
+                && matches!(&request, Request::Write { data, durable: true, .. } if tears(data));
+            self.world.submit(disk, offset, request, ambushed);
+            if ambushed {
+                self.world.ambush.set(false);
+                self.world.counters.borrow_mut().ambushes += 1;
+                self.process.kill();
+            }
         }
     }
 }

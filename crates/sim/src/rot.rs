@@ -1,0 +1,83 @@
+//! Blocks that a pool can do without, found on its disks between two lives.
+//!
+//! A copy may be spoiled only while the other one is as good: after a crash in the middle of a change it is not, and a
+//! pool that then loses the newer one has lost more than it promises to bear. Of the two places of an owner block the
+//! older one is always expendable; the newer one only where the metadata store is never lost, which has the same.
+
+use sds_io::DiskId;
+use sds_volume::layout::catalog::{decode_slot, slot_bytes};
+use sds_volume::layout::disk::{DiskLayout, LABEL_A_OFFSET, LABEL_B_OFFSET, LABEL_BYTES};
+use sds_volume::layout::frame::{FRAME_ALIGNMENT_BYTES, JournalHeader};
+use sds_volume::layout::label::Label;
+use sds_volume::layout::owner::{OWNER_BLOCK_BYTES, OwnerBlock, OwnerGeometry};
+
+use crate::engine::{Expendable, Spoiled};
+use crate::random::Random;
+use crate::world::World;
+
+/// Blocks of an owner table that are looked at for one that is in use.
+const OWNER_BLOCKS_TRIED_MAX: usize = 64;
+
+/// See [`crate::engine::Engine::expendable`].
+pub fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable> {
+    let disk = disks[random.index(disks.len())];
+    let labels = [LABEL_A_OFFSET, LABEL_B_OFFSET]
+        .map(|offset| Label::decode(&world.durable(disk, offset, LABEL_BYTES as usize)?).ok());
+    let [Some(a), Some(b)] = labels else { return None };
+    if a != b {
+        return None;
+    }
+    let either = random.index(2) as u64;
+    let what = random.pick(&[Spoiled::Label, Spoiled::Catalog, Spoiled::JournalHeader, Spoiled::OwnerBlock]);
+    let offset = match what {
+        Spoiled::Label => [LABEL_A_OFFSET, LABEL_B_OFFSET][either as usize],
+        Spoiled::Catalog => catalog_slot(world, disks, disk, &a.layout, either)?,
+        Spoiled::JournalHeader => journal_header(world, disk, &a, either)?,
+        Spoiled::OwnerBlock => owner_place(world, disk, &a, rebuilds, random)?,
+    };
+    Some(Expendable { what, disk, offset })
+}
+
+/// One of `disk`'s slots, if another disk has the same newest catalog.
+fn catalog_slot(world: &World, disks: &[DiskId], disk: DiskId, layout: &DiskLayout, slot: u64) -> Option<u64> {
+    let newest = |disk: DiskId, layout: &DiskLayout| {
+        let sequence = |slot| {
+            let offset = layout.catalog_slot_offset(slot);
+            let head = world.durable(disk, offset, FRAME_ALIGNMENT_BYTES as usize)?;
+            let bytes = world.durable(disk, offset, slot_bytes(&head).ok()?)?;
+            Some(decode_slot(&bytes).ok()?.0)
+        };
+        (0..2).filter_map(sequence).max()
+    };
+    let here = newest(disk, layout)?;
+    let others = disks.iter().filter(|other| **other != disk).map(|other| {
+        let label = Label::decode(&world.durable(*other, LABEL_A_OFFSET, LABEL_BYTES as usize)?).ok()?;
+        newest(*other, &label.layout)
+    });
+    others.flatten().any(|other| other == here).then(|| layout.catalog_slot_offset(slot))
+}
+
+fn journal_header(world: &World, disk: DiskId, label: &Label, slot: u64) -> Option<u64> {
+    if !label.journal {
+        return None;
+    }
+    let offset = |slot| label.layout.journal_offset + slot * FRAME_ALIGNMENT_BYTES;
+    let header = |slot| JournalHeader::decode(&world.durable(disk, offset(slot), FRAME_ALIGNMENT_BYTES as usize)?).ok();
+    (header(0)? == header(1)?).then(|| offset(slot))
+}
+
+fn owner_place(world: &World, disk: DiskId, label: &Label, rebuilds: bool, random: &mut Random) -> Option<u64> {
+    let geometry = OwnerGeometry::new(label.layout.extent_bytes);
+    let blocks = geometry.blocks(label.layout.chunks);
+    let offset = |block, place| label.layout.owner_offset + (block * 2 + place) * OWNER_BLOCK_BYTES;
+    (0..OWNER_BLOCKS_TRIED_MAX).find_map(|_| {
+        let block = random.below(blocks);
+        let sequence = |place| {
+            let bytes = world.durable(disk, offset(block, place), OWNER_BLOCK_BYTES as usize)?;
+            Some(OwnerBlock::decode(&bytes, &geometry, &label.disk_uuid, block as u32).ok()?.sequence)
+        };
+        let older = u64::from(sequence(0)? > sequence(1)?);
+        let newer_goes = !rebuilds && random.chance(500);
+        Some(offset(block, if newer_goes { 1 - older } else { older }))
+    })
+}
