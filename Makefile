@@ -54,7 +54,7 @@ sim: ## replays one world of the simulator (SEED=n)
 	cargo run --release --locked -p sds-sim -- --seeds 1 --from $(SEED)
 
 sims:
-	cargo run --release --locked -p sds-sim -- --seeds $(SEEDS) --from 1
+	cargo run --release --locked -p sds-sim -- --seeds $(SEEDS) --from 1 --coverage
 
 sim-long: ## many worlds from a random first seed, which it prints (LONG_SEEDS=n)
 	cargo run --release --locked -p sds-sim -- --seeds $(LONG_SEEDS) --from $$(( (RANDOM << 15 | RANDOM) * 1000 ))
