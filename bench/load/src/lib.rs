@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`host`] | [`HostQueue`](host::HostQueue): one queue of a host; [`bring_up`](host::bring_up): a controller |
+//! | [`places`] | where commands go: random places, or each place once |
 //! | [`load`] | connections that keep a queue depth, on a core's loop |
 //! | [`report`] | latencies, processor time and memory of processes |
 //! | [`words`] | logging |
 #![forbid(unsafe_code)]
 
 pub mod host;
+pub mod places;
 pub mod load;
 pub mod report;
 pub mod words;

@@ -1,8 +1,8 @@
 //! Connections that keep a queue depth.
 //!
 //! All of a job's connections live on one core's loop, the same as the target's: what came is handled, as many commands
-//! as ended are started again, and all of a turn leave with one call. Each connection asks for random blocks of the
-//! region.
+//! as ended are started again, and all of a turn leave with one call. Each connection asks for random places of the
+//! region; or all together for each place once, and then for no more.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,6 +14,7 @@ use sds_proto::nvme::status::Status;
 use sds_uring::{Local, Readiness, Source};
 
 use crate::host::{HostQueue, Received};
+use crate::places::{Random, Sweep};
 use crate::report::Histogram;
 
 /// Calls that receive for one connection in one turn.
@@ -30,8 +31,20 @@ pub struct Job {
     pub block_bytes: u32,
     /// Bytes of a logical block of the namespace.
     pub logical_block_bytes: u32,
-    /// Bytes of the namespace that are used, from its beginning.
+    /// Where the region that is used begins.
+    pub region_offset: u64,
+    /// Its size.
     pub region_bytes: u64,
+    /// From the beginning of a place to that of the next.
+    pub stride_bytes: u64,
+}
+
+impl Job {
+    /// How many places the region has.
+    #[must_use]
+    pub const fn places(&self) -> u64 {
+        (self.region_bytes - self.block_bytes as u64) / self.stride_bytes + 1
+    }
 }
 
 /// What came of a job so far.
@@ -43,6 +56,8 @@ pub struct Stats {
     pub failed: u64,
     /// From a command's start to its end.
     pub latency: Histogram,
+    /// When the last one ended, on the core's clock.
+    pub last: Duration,
     /// Why a connection ended before it was told to.
     pub broken: Option<String>,
 }
@@ -50,7 +65,7 @@ pub struct Stats {
 struct Inner {
     queue: HostQueue,
     started: Vec<Duration>,
-    random: u64,
+    random: Random,
     data: Vec<u8>,
 }
 
@@ -60,12 +75,13 @@ pub struct LoadConnection {
     job: Job,
     stats: Rc<RefCell<Stats>>,
     inner: RefCell<Inner>,
+    sweep: Option<Rc<RefCell<Sweep>>>,
     flush_asked: Cell<bool>,
     stopped: Rc<Cell<bool>>,
 }
 
 impl LoadConnection {
-    /// Starts it on this core.
+    /// Starts it on this core. With a sweep, which its connections share, each place is asked for once.
     ///
     /// # Errors
     /// The system's.
@@ -74,6 +90,7 @@ impl LoadConnection {
         mut queue: HostQueue,
         job: Job,
         seed: u64,
+        sweep: Option<Rc<RefCell<Sweep>>>,
         stats: Rc<RefCell<Stats>>,
         stopped: Rc<Cell<bool>>,
     ) -> io::Result<()> {
@@ -84,7 +101,8 @@ impl LoadConnection {
             local: local.clone(),
             job,
             stats,
-            inner: RefCell::new(Inner { queue, started, random: seed | 1, data }),
+            inner: RefCell::new(Inner { queue, started, random: Random::new(seed), data }),
+            sweep,
             flush_asked: Cell::new(false),
             stopped,
         });
@@ -96,13 +114,18 @@ impl LoadConnection {
 
     fn fill(&self, inner: &mut Inner, now: Duration) {
         let blocks = self.job.block_bytes / self.job.logical_block_bytes;
-        let places = self.job.region_bytes / u64::from(self.job.block_bytes);
         while !self.stopped.get() && inner.queue.machine().room() > 0 {
-            inner.random ^= inner.random << 13;
-            inner.random ^= inner.random >> 7;
-            inner.random ^= inner.random << 17;
-            let lba = inner.random % places * u64::from(blocks);
-            let reads = (inner.random >> 32) % 100 < u64::from(self.job.read_percent);
+            let random = inner.random.draw();
+            let place = match &self.sweep {
+                None => random % self.job.places(),
+                Some(sweep) => match sweep.borrow_mut().next() {
+                    Some(place) => place,
+                    None => return,
+                },
+            };
+            let offset = self.job.region_offset + place * self.job.stride_bytes;
+            let lba = offset / u64::from(self.job.logical_block_bytes);
+            let reads = (random >> 32) % 100 < u64::from(self.job.read_percent);
             let tag = if reads {
                 inner.queue.read(lba, blocks, self.job.block_bytes as usize)
             } else {
@@ -124,6 +147,7 @@ impl LoadConnection {
         let now = self.local.clock().now();
         let stats = &mut *self.stats.borrow_mut();
         while let Some(completion) = inner.queue.machine().poll_completion() {
+            stats.last = now;
             if completion.status == Status::SUCCESS {
                 stats.ended += 1;
                 stats.latency.add(now.saturating_sub(inner.started[usize::from(completion.tag.0)]));

@@ -1,0 +1,18 @@
+"""What the product costs and how fast it is, measured on the machine at hand.
+
+    make bench                                      # a short version of everything, one table
+    .venv/bin/python -m bench.first_light           # IOPS and processor time, beside targets that only answer
+    .venv/bin/python -m bench.restart --volume 10T  # from kill -9 to served I/O with a large volume fully mapped
+    .venv/bin/python -m bench.memory                # memory of idle volumes and connections
+
+Each starts an `sds serve` of its own on loopback with a temporary data folder, measures it over NVMe/TCP, removes what
+it made and takes `--json FILE` for all figures and `--help`. They need `make set-up-run`; they build the programs of
+bench/load themselves. Results, and what they were measured on, are in docs/BENCHMARKS.md.
+
+| module | what it holds |
+|---|---|
+| `programs` | the programs of bench/load |
+| `node` | an `sds serve` that is started, killed and asked |
+| `sparse` | a file that is a disk larger than the machine's own |
+| `report` | facts about the machine, tables |
+"""
