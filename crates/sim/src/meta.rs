@@ -261,6 +261,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_outage_refuses_or_delays_and_excuses_for_a_while_after() {
+        let now = Arc::new(AtomicU64::new(0));
+        let store = Arc::new(Store::new(&now, Random::new(1), 1000));
+        let handle = Handle { store: Arc::clone(&store), process: Arc::default() };
+        let put = || drop(handle.put(vec![(vec![1], Some(vec![1]))]));
+        assert!(!store.excuses());
+        store.begin_outage(Outage::Full);
+        put();
+        store.fire();
+        assert_eq!((store.take_refused(), store.take_batches(), store.excuses()), (1, 0, true));
+        store.begin_outage(Outage::Still);
+        put();
+        assert_eq!(store.next_due(), None);
+        now.store(5_000_000, Ordering::Relaxed);
+        store.end_outage();
+        assert_eq!(store.next_due(), Some(5_000_000));
+        store.fire();
+        assert_eq!((store.take_refused(), store.take_batches(), store.excuses()), (0, 1, true));
+        now.store(5_000_000 + AFTERMATH_NS, Ordering::Relaxed);
+        assert!(!store.excuses());
+    }
+
+    #[test]
     fn a_crash_keeps_answered_batches_and_a_prefix_of_the_others() {
         let mut prefixes = [0; 3];
         for seed in 0..64 {

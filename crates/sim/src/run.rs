@@ -4,6 +4,9 @@
 //! the operations, and ends in a kill, a power cut, a clean stop, or a stop and a power cut. The kill comes at a drawn
 //! number of effects after a drawn operation, or during the open.
 
+mod control;
+mod trouble;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::{Rc, Weak};
@@ -15,10 +18,10 @@ use sds_io::DiskId;
 use sds_volume::place::EXTENTS_PER_PAGE;
 
 use crate::carry_over::Mapping;
-use crate::engine::{Engine, Refusal, Refused, Spoiled, Surroundings};
+use crate::engine::{Engine, Refused, Surroundings};
 use crate::host::{Ask, Context, Hosts, Known, Phase};
 use crate::knobs::Knobs;
-use crate::meta::{Handle, Outage};
+use crate::meta::Handle;
 use crate::oracle::VolumeNo;
 use crate::payload::SECTOR_BYTES;
 use crate::random::Random;
@@ -27,8 +30,6 @@ use crate::schedule::{Scheduler, Step};
 use crate::workload::{self, Kind, Mood};
 use crate::world::World;
 
-/// Volumes that live at once.
-const VOLUMES_MAX: usize = 4;
 /// Requests of a verification that are open at once, and their size.
 const VERIFY_DEPTH: usize = 8;
 const VERIFY_SECTORS: u64 = (256 << 10) / SECTOR_BYTES as u64;
@@ -40,18 +41,10 @@ const OPENS_MAX: u32 = 20;
 const KILL_EFFECTS_MAX: u64 = 400;
 /// The crash of an opening comes within this power of two of its effects.
 const RECOVERY_EFFECTS_LOG2_MAX: u64 = 11;
-/// An outage of the metadata store lasts no longer, and as long as hosts ask: one that opens a pool ends it.
-const OUTAGE_MS_MAX: u64 = 40_000;
-/// Operations in a thousand at which an outage ends before.
-const OUTAGE_END_PER_MILLE: u32 = 10;
-/// Operations in a thousand after which somebody copies the metadata store.
-const META_COPY_PER_MILLE: u32 = 5;
 /// Operations for which a full pool changes what hosts do.
 const FULL_OPERATIONS: u32 = 12;
 /// Operations without a flush before a crash.
 const CHURN_OPERATIONS: u32 = 30;
-/// Volumes grow to about this.
-const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// Within this time all that was discarded is free again.
 const GIVE_BACK_S_MAX: u32 = 120;
 /// A host that gives up does so within this time.
@@ -218,32 +211,6 @@ impl<E: Engine> Run<E> {
         counters.joining_crashes += u64::from(joins);
     }
 
-    // The metadata store gets ill or well, and somebody may copy it.
-    fn trouble_meta(&mut self) {
-        if self.outage_until_ns.is_some() {
-            if self.random.chance(OUTAGE_END_PER_MILLE) {
-                self.end_outage();
-            }
-        } else if self.random.chance(self.knobs.meta_outage_per_mille) {
-            let outage = self.random.pick(&[Outage::Full, Outage::Failing, Outage::Still]);
-            let length = Duration::from_millis(self.random.between(1, OUTAGE_MS_MAX));
-            self.outage_until_ns = Some((self.world.now() + length).as_nanos() as u64);
-            self.world.counters.borrow_mut().meta_outages += 1;
-            self.record(format!("metadata store: {outage:?} from now on"));
-            self.world.store.begin_outage(outage);
-        }
-        if self.knobs.meta_aged_per_mille > 0 && self.random.chance(META_COPY_PER_MILLE) {
-            self.world.store.remember();
-        }
-    }
-
-    fn end_outage(&mut self) {
-        if self.outage_until_ns.take().is_some() {
-            self.world.store.end_outage();
-            self.record("metadata store: well".into());
-        }
-    }
-
     // A step of the scheduler; an outage ends in time.
     fn step(&mut self, scheduler: &mut Scheduler, until: Option<u64>) -> Step {
         let Some(well_at) = self.outage_until_ns else { return scheduler.step(until) };
@@ -257,73 +224,6 @@ impl<E: Engine> Run<E> {
     fn record(&self, text: String) {
         let order = self.world.next_order();
         self.hosts.borrow_mut().record(&self.world, order, None, text);
-    }
-
-    // The process is gone; decides how, and tells the world and the oracle.
-    fn end(&mut self, ended: &Ended) {
-        let now = self.world.next_order();
-        let power = self.random.chance(self.knobs.power_cut_per_mille);
-        let mut hosts = self.hosts.borrow_mut();
-        if power {
-            self.world.power_cut();
-            hosts.oracle.power_cut(now);
-        } else {
-            self.world.process_crash();
-            hosts.oracle.process_crash(now);
-        }
-        hosts.open = 0;
-        let lost = matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_lost_per_mille);
-        let aged = !lost && matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_aged_per_mille);
-        if lost {
-            self.world.store.lose();
-        }
-        if aged {
-            self.world.store.go_back();
-        }
-        self.meta_gone |= lost || aged;
-        let mut counters = self.world.counters.borrow_mut();
-        counters.meta_lost += u64::from(lost);
-        counters.meta_aged += u64::from(aged);
-        match ended {
-            Ended::Stopped => counters.clean_stops += 1,
-            Ended::Dead if power => counters.power_cuts += 1,
-            Ended::Dead => counters.process_crashes += 1,
-        }
-        drop((counters, hosts));
-        let how = match (ended, power) {
-            (Ended::Stopped, false) => "clean stop",
-            (Ended::Stopped, true) => "clean stop, then a power cut",
-            (Ended::Dead, false) => "process crash",
-            (Ended::Dead, true) => "power cut",
-        };
-        let meta = match (lost, aged) {
-            (true, _) => ", metadata store lost",
-            (false, true) => ", metadata store of some time before",
-            (false, false) => "",
-        };
-        self.record(format!("{how}{meta}"));
-        self.spoil();
-    }
-
-    // One block goes bad of which there is another copy.
-    fn spoil(&mut self) {
-        if !self.random.chance(self.knobs.rot_per_mille) {
-            return;
-        }
-        let disks = self.hosts.borrow().disks.clone();
-        let rebuilds = self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille > 0;
-        let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
-        self.world.spoil(found.disk, found.offset);
-        let mut counters = self.world.counters.borrow_mut();
-        let counter = match found.what {
-            Spoiled::Label => &mut counters.rotten_labels,
-            Spoiled::Catalog => &mut counters.rotten_catalogs,
-            Spoiled::JournalHeader => &mut counters.rotten_headers,
-            Spoiled::OwnerBlock => &mut counters.rotten_owners,
-        };
-        *counter += 1;
-        drop(counters);
-        self.record(format!("disk {}: {:?} at {} is spoiled", found.disk.0, found.what, found.offset));
     }
 
     fn surroundings(&mut self, scheduler: &Scheduler) -> Surroundings {
@@ -630,163 +530,6 @@ impl<E: Engine> Run<E> {
         };
         let no = volume.no;
         self.ask(scheduler, engine, no, ask);
-    }
-
-    fn volume_operation(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
-        if live.len() < 2 || (live.len() < VOLUMES_MAX && self.random.chance(500)) {
-            return self.create_volume(scheduler, engine);
-        }
-        let no = live[self.random.index(live.len())].no;
-        let uuid = {
-            let mut hosts = self.hosts.borrow_mut();
-            let known = hosts.known(no);
-            known.phase = Phase::Deleting;
-            known.uuid
-        };
-        self.world.counters.borrow_mut().deletes += 1;
-        let pool = Rc::clone(engine);
-        let deletion = async move { pool.delete_volume(uuid).await };
-        self.control(scheduler, format!("delete volume {}", no.0), deletion, move |hosts, done| {
-            hosts.known(no).phase = if done { Phase::Gone } else { Phase::Live };
-            if done {
-                hosts.oracle.remove_volume(no);
-            }
-        });
-    }
-
-    fn create_volume(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
-        let count = self.hosts.borrow().volumes.len();
-        let bytes = &self.knobs.volume_bytes;
-        let size_bytes = bytes[count % bytes.len()];
-        let logical_block_bytes = self.knobs.logical_block_bytes;
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&self.random.bits().to_le_bytes());
-        uuid[8..].copy_from_slice(&(count as u64).to_le_bytes());
-        let no = VolumeNo(count as u32 + 1);
-        let phase = Phase::Creating;
-        let known = Known { no, uuid, size_bytes, logical_block_bytes, phase, growing_to: None };
-        {
-            let mut hosts = self.hosts.borrow_mut();
-            hosts.volumes.push(known);
-            hosts.oracle.add_volume(no, size_bytes, logical_block_bytes);
-        }
-        self.world.counters.borrow_mut().creates += 1;
-        let pool = Rc::clone(engine);
-        let creation = async move { pool.create_volume(uuid, size_bytes, logical_block_bytes).await };
-        self.control(
-            scheduler,
-            format!("create volume {} of {size_bytes} bytes", no.0),
-            creation,
-            move |hosts, done| {
-                hosts.known(no).phase = if done { Phase::Live } else { Phase::Gone };
-            },
-        );
-    }
-
-    fn grow(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
-        let volume = &live[self.random.index(live.len())];
-        let (no, uuid) = (volume.no, volume.uuid);
-        if volume.growing_to.is_some() || volume.size_bytes > VOLUME_BYTES_MAX {
-            return;
-        }
-        let size_bytes = volume.size_bytes + self.random.between(1, 512) * 4096;
-        self.hosts.borrow_mut().known(no).growing_to = Some(size_bytes);
-        self.world.counters.borrow_mut().resizes += 1;
-        let pool = Rc::clone(engine);
-        let resize = async move { pool.resize_volume(uuid, size_bytes).await };
-        self.control(scheduler, format!("grow volume {} to {size_bytes} bytes", no.0), resize, move |hosts, done| {
-            let known = hosts.known(no);
-            // Deleted meanwhile: nothing to grow.
-            if known.phase == Phase::Gone {
-                return;
-            }
-            known.growing_to = None;
-            if done {
-                known.size_bytes = size_bytes;
-                hosts.oracle.grow(no, size_bytes);
-            }
-        });
-    }
-
-    fn put_document(&mut self, scheduler: &Scheduler, engine: &Rc<E>) {
-        let key = format!("document/{}", self.random.index(6));
-        let len = self.random.index(300);
-        let value = self.random.chance(700).then(|| vec![self.random.bits() as u8; len]);
-        {
-            let mut hosts = self.hosts.borrow_mut();
-            let allowed = hosts.documents.entry(key.clone()).or_insert_with(|| vec![None]);
-            // One open put a key: the order of two is not the hosts' to know.
-            if allowed.len() > 1 {
-                return;
-            }
-            allowed.push(value.clone());
-        }
-        self.world.counters.borrow_mut().documents += 1;
-        let (pool, name, put) = (Rc::clone(engine), key.clone(), value.clone());
-        let change = async move { pool.put_document(name, put).await };
-        self.control(scheduler, format!("put {key}"), change, move |hosts, done| {
-            if done {
-                hosts.documents.insert(key, vec![value]);
-            }
-        });
-    }
-
-    // False if there is none to add.
-    fn add_disk(&mut self, scheduler: &Scheduler, engine: &Rc<E>) -> bool {
-        let disk = {
-            let mut hosts = self.hosts.borrow_mut();
-            let spare = (0..self.knobs.disks.len() as u16).map(DiskId).find(|disk| !hosts.disks.contains(disk));
-            let Some(disk) = spare.filter(|_| hosts.joining.is_none()) else { return false };
-            hosts.joining = Some(disk);
-            disk
-        };
-        let (pool, world) = (Rc::clone(engine), Rc::clone(&self.world));
-        let addition = async move { pool.add_disk(disk).await };
-        self.control(scheduler, format!("add disk {}", disk.0), addition, move |hosts, done| {
-            hosts.joining = None;
-            if done {
-                hosts.disks.push(disk);
-                world.counters.borrow_mut().disks_added += 1;
-            }
-        });
-        true
-    }
-
-    fn control(
-        &mut self,
-        scheduler: &Scheduler,
-        what: String,
-        future: impl Future<Output = Result<(), Refusal>> + 'static,
-        then: impl FnOnce(&mut Hosts, bool) + 'static,
-    ) {
-        self.touch();
-        self.record(format!("{what}: submitted"));
-        self.hosts.borrow_mut().open += 1;
-        let context = self.context(scheduler);
-        scheduler.spawners()[0].spawn(async move {
-            let result = future.await;
-            if context.process.effect() != crate::process::Effect::Whole {
-                return;
-            }
-            let mut hosts = context.hosts.borrow_mut();
-            hosts.open -= 1;
-            hosts.last_answer = context.world.now();
-            let order = context.world.next_order();
-            let outcome = result.as_ref().map_or_else(|(_, words)| words.clone(), |()| "done".into());
-            hosts.record(&context.world, order, None, format!("{what}: {outcome}"));
-            match &result {
-                Err((Refused::Defect, words)) => hosts.fail(format!("{what}: {words}")),
-                Err((Refused::Failed, words)) if !context.faulty => hosts.fail(format!("{what}: {words}")),
-                Err((Refused::Busy, words)) if !context.faulty && !context.world.store.excuses() => {
-                    hosts.fail(format!("{what}: {words}"))
-                }
-                Ok(()) | Err(_) => {}
-            }
-            // A change that could not be made durable may be there or not: the next opening tells.
-            if !matches!(result, Err((Refused::Failed, _))) {
-                then(&mut hosts, result.is_ok());
-            }
-        });
     }
 
     // A clean stop: everything answered is durable.

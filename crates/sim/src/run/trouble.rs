@@ -1,0 +1,109 @@
+//! What goes wrong around the pool: crashes, a metadata store that is lost, old or out, blocks that go bad.
+
+use std::time::Duration;
+
+use super::{Ended, Run};
+use crate::engine::{Engine, Spoiled};
+use crate::meta::Outage;
+
+/// An outage of the metadata store lasts no longer, and as long as hosts ask: one that opens a pool ends it.
+const OUTAGE_MS_MAX: u64 = 40_000;
+/// Operations in a thousand at which an outage ends before.
+const OUTAGE_END_PER_MILLE: u32 = 10;
+/// Operations in a thousand after which somebody copies the metadata store.
+const META_COPY_PER_MILLE: u32 = 5;
+
+impl<E: Engine> Run<E> {
+    // The metadata store gets ill or well, and somebody may copy it.
+    pub(super) fn trouble_meta(&mut self) {
+        if self.outage_until_ns.is_some() {
+            if self.random.chance(OUTAGE_END_PER_MILLE) {
+                self.end_outage();
+            }
+        } else if self.random.chance(self.knobs.meta_outage_per_mille) {
+            let outage = self.random.pick(&[Outage::Full, Outage::Failing, Outage::Still]);
+            let length = Duration::from_millis(self.random.between(1, OUTAGE_MS_MAX));
+            self.outage_until_ns = Some((self.world.now() + length).as_nanos() as u64);
+            self.world.counters.borrow_mut().meta_outages += 1;
+            self.record(format!("metadata store: {outage:?} from now on"));
+            self.world.store.begin_outage(outage);
+        }
+        if self.knobs.meta_aged_per_mille > 0 && self.random.chance(META_COPY_PER_MILLE) {
+            self.world.store.remember();
+        }
+    }
+
+    pub(super) fn end_outage(&mut self) {
+        if self.outage_until_ns.take().is_some() {
+            self.world.store.end_outage();
+            self.record("metadata store: well".into());
+        }
+    }
+
+    // The process is gone; decides how, and tells the world and the oracle.
+    pub(super) fn end(&mut self, ended: &Ended) {
+        let now = self.world.next_order();
+        let power = self.random.chance(self.knobs.power_cut_per_mille);
+        let mut hosts = self.hosts.borrow_mut();
+        if power {
+            self.world.power_cut();
+            hosts.oracle.power_cut(now);
+        } else {
+            self.world.process_crash();
+            hosts.oracle.process_crash(now);
+        }
+        hosts.open = 0;
+        let lost = matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_lost_per_mille);
+        let aged = !lost && matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_aged_per_mille);
+        if lost {
+            self.world.store.lose();
+        }
+        if aged {
+            self.world.store.go_back();
+        }
+        self.meta_gone |= lost || aged;
+        let mut counters = self.world.counters.borrow_mut();
+        counters.meta_lost += u64::from(lost);
+        counters.meta_aged += u64::from(aged);
+        match ended {
+            Ended::Stopped => counters.clean_stops += 1,
+            Ended::Dead if power => counters.power_cuts += 1,
+            Ended::Dead => counters.process_crashes += 1,
+        }
+        drop((counters, hosts));
+        let how = match (ended, power) {
+            (Ended::Stopped, false) => "clean stop",
+            (Ended::Stopped, true) => "clean stop, then a power cut",
+            (Ended::Dead, false) => "process crash",
+            (Ended::Dead, true) => "power cut",
+        };
+        let meta = match (lost, aged) {
+            (true, _) => ", metadata store lost",
+            (false, true) => ", metadata store of some time before",
+            (false, false) => "",
+        };
+        self.record(format!("{how}{meta}"));
+        self.spoil();
+    }
+
+    // One block goes bad of which there is another copy.
+    fn spoil(&mut self) {
+        if !self.random.chance(self.knobs.rot_per_mille) {
+            return;
+        }
+        let disks = self.hosts.borrow().disks.clone();
+        let rebuilds = self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille > 0;
+        let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
+        self.world.spoil(found.disk, found.offset);
+        let mut counters = self.world.counters.borrow_mut();
+        let counter = match found.what {
+            Spoiled::Label => &mut counters.rotten_labels,
+            Spoiled::Catalog => &mut counters.rotten_catalogs,
+            Spoiled::JournalHeader => &mut counters.rotten_headers,
+            Spoiled::OwnerBlock => &mut counters.rotten_owners,
+        };
+        *counter += 1;
+        drop(counters);
+        self.record(format!("disk {}: {:?} at {} is spoiled", found.disk.0, found.what, found.offset));
+    }
+}
