@@ -1,5 +1,7 @@
 """`sds serve`: starts the three processes, starts again what dies, and stops them in order.
 
+The engine comes first and has a head start over the others, which it needs after a crash.
+
 A child that dies is started again at once, then after waits that double up to BACK_OFF_S_MAX; RESTARTS_MAX deaths
 within RESTART_WINDOW_S seconds and it is given up. Without the engine there is nothing to supervise, so its end is the
 supervisor's; without the others hosts go on reading and writing, so the supervisor stays.
@@ -33,7 +35,8 @@ RESTARTS_MAX = 10
 RESTART_WINDOW_S = 60.0
 STOP_LIMIT_S = 15.0  # An engine's last checkpoint; after this it is killed, which loses nothing either.
 READY_LIMIT_S = 60.0
-READY_POLL_S = 0.05
+READY_POLL_S = 0.02
+HEAD_START_S_MAX = 1.0  # The others' imports take a core for most of a second, and hosts wait for the engine alone.
 LOG_BYTES_MAX = 64 << 20  # A log that is larger at a start of its process is put aside, one of each.
 
 # In the order of their start; they are stopped the other way around.
@@ -114,8 +117,17 @@ async def supervise(config: Config) -> None:
     """
     stopped = asyncio.create_task(until_stopped())
     children = {name: Child(name, config) for name in CHILDREN}
-    running = {name: asyncio.create_task(child.run()) for name, child in children.items()}
-    greeting = asyncio.create_task(_greet(config))
+    engine_up = asyncio.Event()
+
+    async def run(child: Child) -> None:
+        if child.name != VITAL:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEAD_START_S_MAX):
+                    await engine_up.wait()
+        await child.run()
+
+    running = {name: asyncio.create_task(run(child)) for name, child in children.items()}
+    greeting = asyncio.create_task(_greet(config, engine_up))
     try:
         await asyncio.wait({stopped, running[VITAL]}, return_when=asyncio.FIRST_COMPLETED)
         gave_up = running[VITAL].done() and not stopped.done()
@@ -151,14 +163,15 @@ def main(config: Config) -> None:
         asyncio.run(supervise(config))
 
 
-async def _greet(config: Config) -> None:
-    """Says, once the engine answers, where everything is."""
+async def _greet(config: Config, engine_up: asyncio.Event) -> None:
+    """Tells, once the engine answers, that it does; and people where everything is."""
     engine = Client(config.socket)
     say(f"sds: starting on {config.data}; logs in {config.data / 'log'}")
     deadline = time.monotonic() + READY_LIMIT_S
     while True:
         try:
             await engine.call("health_get")
+            engine_up.set()
             exports = (await engine.call("export_list"))["items"]
             break
         except SdsError as error:

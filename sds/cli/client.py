@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from sds.config import DATA_DEFAULT
 
@@ -24,11 +21,13 @@ REFUSED = 1
 UNREACHABLE = 3
 NOT_CONFIRMED = 4
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
 
 def fail(message: str, status: int = REFUSED, hints: Mapping[str, object] | None = None) -> NoReturn:
     """Says on standard error what went wrong and ends."""
+    from rich.console import Console  # noqa: PLC0415 - `sds serve` starts faster without.
+    from rich.markup import escape  # noqa: PLC0415
+
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     errors.print(f"[bold red]sds:[/] {escape(message)}")
     for name, value in (hints or {}).items():
         if value is not None:
@@ -38,6 +37,8 @@ def fail(message: str, status: int = REFUSED, hints: Mapping[str, object] | None
 
 def request(method: str, path: str, **options: Any) -> Any:
     """One call's JSON, None where there is no body; a refusal ends the command."""
+    import httpx  # noqa: PLC0415 - a tenth of a second, which `sds serve` would lose after a crash.
+
     url = os.environ.get(URL_VARIABLE, URL_DEFAULT).rstrip("/")
     headers = {"authorization": f"Bearer {_token()}"}
     try:

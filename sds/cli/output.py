@@ -6,14 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sds.cli.client import NOT_CONFIRMED, fail
 from sds.names import format_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Item = dict[str, Any]
 
@@ -34,13 +35,13 @@ def show_items(items: Sequence[Item], columns: Sequence[str], output: Format) ->
     if output is Format.JSON:
         _print_json(items)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = _table(header_style="bold")
     for column in columns:
         right = column.endswith("_bytes")
         table.add_column(_title(column), justify="right" if right else "left", overflow="fold")
     for item in items:
         table.add_row(*(_cell(column, item.get(column)) for column in columns))
-    _console().print(table)
+    _print_table(table)
 
 
 def show_item(item: Item, output: Format) -> None:
@@ -48,13 +49,13 @@ def show_item(item: Item, output: Format) -> None:
     if output is Format.JSON:
         _print_json(item)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = _table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in item.items():
         if value is not None and value not in ("", []):
             table.add_row(_title(name), _cell(name, value))
-    _console().print(table)
+    _print_table(table)
 
 
 def show_done(words: str, output: Format) -> None:
@@ -75,9 +76,18 @@ def confirm(question: str, *, yes: bool) -> None:
         fail("left as it was", NOT_CONFIRMED)
 
 
-def _console() -> Console:
+# rich is imported where a table is made: `sds serve` and JSON do without.
+def _table(**options: Any) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    return Table(box=None, pad_edge=False, **options)
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
     # A pipe has no width: columns must not be cut off at 80 there.
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 400)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 400).print(table)
 
 
 def _title(column: str) -> str:

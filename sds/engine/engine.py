@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Mapping
@@ -198,4 +199,7 @@ async def main(config: Config) -> None:
     Raises:
         SdsError: it can't start.
     """
+    # Each connection and disk is an open file; login shells and systemd leave the soft limit at 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     await Engine(config).run()
