@@ -56,7 +56,9 @@ def main() -> int:
     light = first_light.measure(programs, first_light.Plan(seconds=1, rounds=1), (), options.folder)
     idle = memory.measure(programs, memory.Plan(volumes=100, connections=200), options.folder)
     with temporary_folder(options.folder) as folder:
-        again = restart.measure(programs, restart.Plan(volume_bytes=20 * GIB), folder, folder / "disk.img")
+        again = restart.measure(
+            programs, restart.Plan(volume_bytes=20 * GIB, restarts=3, warm_s=1), folder, folder / "disk.img"
+        )
     print(f"{facts['processor']}, {facts['processors']} processors, load {facts['load_average'][0]:.1f}")
     print(columns(["", "", "", ""], rows(light, idle, again)))
     if options.json:

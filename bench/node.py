@@ -197,7 +197,8 @@ def _free_ports(count: int) -> list[int]:
 def _lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
         return False
-    # Where nothing reaps orphans a dead one stays as a zombie.
-    return state != "Z"
+    # Where nothing reaps orphans a dead one stays as a zombie. While other threads of it end, it is one already.
+    return state != "Z" or threads > 1

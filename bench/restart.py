@@ -8,9 +8,10 @@ the map, shuffled inside, so the chunks lie in no order. The pool's disk is a sp
 volume; what its data blocks hold is thrown away while it is filled (bench/sparse.py), so that 10 TiB need about 4 GB.
 On a file system mounted with `discard` that takes very long: then put the file elsewhere (`--disk`).
 
-Then, some times over: other blocks of random extents are written for a while, all processes are killed in the midst of
-it, `sds serve` is started anew, and a host that tries to connect all the while reads a block of one page of the map and
-writes one of another. The split of the time comes from the logs. With `--data DIR` the folder is kept and the volume is
+Then, some times over: random extents are read for a while, so that the engine has as many pages of the map in memory as
+after a day's work; other blocks of random extents are written; all processes are killed in the midst of that, `sds
+serve` is started anew, and a host that tries to connect all the while reads a block of one page of the map and writes
+one of another. The split of the time comes from the logs. With `--data DIR` the folder is kept and the volume is
 filled only the first time.
 """
 
@@ -45,8 +46,11 @@ LOOK_EVERY_S = 0.5
 FORGET_ABOVE_BYTES = 512 << 20
 TELL_EVERY_S = 30.0
 DISTURB_DEPTH = 32
+LOAD_SLACK_S = 60
 RESTART_LIMIT_S = 120
 FILLED_MARK = "filled.json"
+# Of a restart, in their order.
+TIMES = ("gone", "supervisor", "engine", "opened", "serving", "connected", "read", "written")
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,24 @@ class Plan:
     Attributes:
         volume_bytes: the volume's size.
         restarts: how often everything is killed.
-        disturb_s: how long a host writes before each kill.
+        warm_s: how long a host reads before each kill.
+        disturb_s: how long it then writes.
         cores: of the node's data path.
     """
 
     volume_bytes: int
     restarts: int = 3
+    warm_s: int = 15
     disturb_s: float = 3.0
     cores: int = 1
 
 
 @dataclass(frozen=True)
 class Restart:
-    """One restart; all times in milliseconds from the first `kill -9`, None where the log does not say.
+    """One restart; times in milliseconds from the first `kill -9`, None where the log does not say.
 
     Attributes:
+        rss_bytes: the engine's memory before.
         gone: all processes are gone, `sds serve` is started again.
         supervisor, engine: these processes run and have their lock: interpreter and imports are behind them.
         opened: the pool is open.
@@ -79,6 +86,7 @@ class Restart:
         read, written: the host's first read and first write were answered.
     """
 
+    rss_bytes: int
     gone: float
     supervisor: float | None
     engine: float | None
@@ -135,14 +143,22 @@ def sizes(node: Node, disk: SparseDisk) -> dict[str, int]:
     }
 
 
-def restart(node: Node, target: Target, programs: Programs, volume_bytes: int, disturb_s: float) -> Restart:
+def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
     """Kills everything while a host writes, starts anew, and waits for the first read and write."""
-    offset = BLOCK_BYTES * random.randrange(1, 16)
-    options = ["--qd", DISTURB_DEPTH, "--read-percent", 0, "--stride", EXTENT_BYTES, "--seconds", 3600]
-    options += ["--offset", offset, "--region", volume_bytes - EXTENT_BYTES, "--seed", random.randrange(1 << 32)]
-    load = programs.start_load(target, options)
-    time.sleep(disturb_s)
+    target, volume_bytes, seed = node.target(VOLUME), plan.volume_bytes, random.randrange(1 << 32)
+    all_over = ["--qd", DISTURB_DEPTH, "--stride", EXTENT_BYTES, "--seed", seed]
+    if plan.warm_s:
+        programs.load(
+            target, [*all_over, "--region", volume_bytes, "--seconds", plan.warm_s], plan.warm_s + LOAD_SLACK_S
+        )
+    options = ["--offset", BLOCK_BYTES * random.randrange(1, 16), "--region", volume_bytes - EXTENT_BYTES]
+    options += ["--read-percent", 0, "--seconds", 3600]
+    load = programs.start_load(target, [*all_over, *options])
+    time.sleep(plan.disturb_s)
+    if load.poll() is not None:
+        finish(load, 1)
     extents = random.sample(range(volume_bytes // EXTENT_BYTES), 2)
+    rss_bytes = resident_bytes(target.pids[0])
     wall, killed = time.time(), time.monotonic_ns()
     node.kill()
     node.launch()
@@ -161,6 +177,7 @@ def restart(node: Node, target: Target, programs: Programs, volume_bytes: int, d
         return round((monotonic_ns - killed) / 1e6, 1)
 
     return Restart(
+        rss_bytes=rss_bytes,
         gone=after(gone),
         supervisor=said("supervisor", "started, pid"),
         engine=said("engine", "started, pid"),
@@ -188,12 +205,12 @@ def measure(programs: Programs, plan: Plan, folder: Path, disk_path: Path) -> di
         after_fill = sizes(node, disk)
         restarts = []
         for _ in range(plan.restarts):
-            restarts.append(restart(node, target, programs, volume_bytes, plan.disturb_s))
+            restarts.append(restart(node, programs, plan))
             print(restarts[-1], file=sys.stderr, flush=True)
         after_restart = sizes(node, disk)
     median = {
         name: statistics.median(values)
-        for name in asdict(restarts[0])
+        for name in TIMES
         if None not in (values := [getattr(one, name) for one in restarts])
     }
     return {
@@ -235,7 +252,7 @@ def main() -> int:
     parser.add_argument("--bin", type=Path, help="programs that are built already")
     parser.add_argument("--json", type=Path, help="where all figures go")
     options = parser.parse_args()
-    plan = Plan(options.volume, options.restarts, options.disturb_s, options.cores)
+    plan = Plan(options.volume, options.restarts, options.warm_s, options.disturb_s, options.cores)
     programs = Programs.build(options.bin)
     with ExitStack() as stack:
         folder: Path = options.data or stack.enter_context(temporary_folder())
