@@ -57,7 +57,7 @@ def main() -> int:
     idle = memory.measure(programs, memory.Plan(volumes=100, connections=200), options.folder)
     with temporary_folder(options.folder) as folder:
         again = restart.measure(
-            programs, restart.Plan(volume_bytes=20 * GIB, restarts=3, warm_s=1), folder, folder / "disk.img"
+            programs, restart.Plan(volume_bytes=8 * GIB, restarts=3, warm_s=1), folder, folder / "disk.img"
         )
     print(f"{facts['processor']}, {facts['processors']} processors, load {facts['load_average'][0]:.1f}")
     print(columns(["", "", "", ""], rows(light, idle, again)))

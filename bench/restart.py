@@ -243,6 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--volume", type=lambda text: parse_size("volume", text), default="100G", help="its size")
     parser.add_argument("--restarts", type=int, default=Plan.restarts)
+    parser.add_argument("--warm-s", type=int, default=Plan.warm_s, help="how long a host reads before each kill")
     parser.add_argument(
         "--disturb-s", type=float, default=Plan.disturb_s, help="how long a host writes before each kill"
     )
