@@ -97,6 +97,10 @@ fn run_seeds(options: &Options) -> (Counters, Vec<Failure>) {
                     if options.replay {
                         println!("trace {:#018x}", outcome.trace.0);
                     }
+                    if let Some(failure) = &outcome.failure {
+                        // At once: a run that is cut short has said what it found.
+                        println!("seed {seed} failed: {}", failure.what.lines().next().unwrap_or_default());
+                    }
                     let mut totals = totals.lock().expect("no thread died");
                     totals.0.add(&outcome.counters);
                     totals.1.extend(outcome.failure);
@@ -120,9 +124,6 @@ fn main() -> ExitCode {
     failures.sort_by_key(|failure| failure.seed);
     for failure in failures.iter().take(FAILURES_MAX) {
         println!("{failure}");
-    }
-    for failure in failures.iter().skip(FAILURES_MAX) {
-        println!("seed {} failed: {}", failure.seed, failure.what.lines().next().unwrap_or_default());
     }
     println!("{counters}");
     let seconds = began.elapsed().as_secs_f64();

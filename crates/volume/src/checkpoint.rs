@@ -290,7 +290,7 @@ impl<E: Io + Clock> PoolCore<E> {
                 pages.remove(&key);
                 bytes -= freed;
             }
-            if bytes > bytes_max {
+            if bytes > bytes_max && !self.shared.checkpoint_failed.load(Ordering::Acquire) {
                 // Dirty pages stay until they are stored.
                 self.shared.want_checkpoint();
             }

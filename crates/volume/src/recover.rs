@@ -17,7 +17,7 @@ use crate::env::{CoreEnv, PoolEnv};
 use crate::error::{PoolError, PoolErrorKind};
 use crate::format::{clear_meta, member};
 use crate::import::import;
-use crate::journal::{Journal, MemberNote, Replay};
+use crate::journal::{Journal, JournalError, MemberNote, MemberProblem, Replay};
 use crate::label_io::{read_label, write_label};
 use crate::layout::catalog::decode_catalog;
 use crate::layout::delta::decode_group;
@@ -194,7 +194,15 @@ async fn open_journal<E: Io>(
     if regions.is_empty() {
         return Err(PoolError::new(PoolErrorKind::DiskMissing, "no disk with a current journal is there"));
     }
-    let failed = |error| PoolError::new(PoolErrorKind::Corrupt, "the journal can't be opened").with_source(error);
+    let failed = |error: JournalError| {
+        let unreadable = |(_, problem): &(DiskId, MemberProblem)| matches!(problem, MemberProblem::Io(_));
+        let kind = match &error {
+            JournalError::NoMember(_) => PoolErrorKind::Io,
+            JournalError::NoJournal(problems) if problems.iter().any(unreadable) => PoolErrorKind::Io,
+            _ => PoolErrorKind::Corrupt,
+        };
+        PoolError::new(kind, "the journal can't be opened").with_source(error)
+    };
     let ignore_crc = world.planted.ignore_crc;
     let (journal, replay) =
         Journal::open_planted(io.clone(), regions, uuid, epoch, ignore_crc).await.map_err(failed)?;

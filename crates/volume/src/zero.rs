@@ -33,7 +33,7 @@ impl<E: Io + Clock> PoolCore<E> {
             return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
         }
         let (first, last) = (start.next_multiple_of(BLOCK_BYTES).min(end), end / BLOCK_BYTES * BLOCK_BYTES);
-        if first >= last {
+        if first > last {
             self.zero_part_of_block(volume, page, start, end).await?;
             return Ok(true);
         }
