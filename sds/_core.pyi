@@ -43,8 +43,8 @@ class Node:
     def listen_iscsi(self, address: str) -> str:
         """Listens for iSCSI on `HOST:PORT`; returns the address that it got."""
 
-    def disk_open(self, path: str, create_bytes: int | None = None) -> dict[str, object]:
-        """Opens and locks a file or block device, or `memfd:NAME:BYTES`.
+    def disk_open(self, path: str, create_bytes: int | None = None, wait_ms: int = 10000) -> dict[str, object]:
+        """Opens and locks a file or block device, or `memfd:NAME:BYTES`; waits up to `wait_ms` for who has it.
 
         Returns:
             id, path, size_bytes, logical_block_bytes, physical_block_bytes, rotational, volatile_cache, discard.
@@ -54,8 +54,7 @@ class Node:
         """The pool label on an open disk, None where there is none.
 
         Returns:
-            pool_uuid, pool_name, disk_uuid, tier, slot ("A" or "B": the one that was used), slot_a_error (why slot A
-            was not, None if it was).
+            pool_uuid, pool_name, disk_uuid, tier, slot_errors (a dict: why slot "A" or "B" can't be used).
         """
 
     def disk_close(self, disk: int) -> None:
@@ -84,8 +83,9 @@ class Node:
         """Capacity and use.
 
         Returns:
-            capacity_bytes, allocated_bytes, free_bytes, and disks: a list of {uuid, tier, capacity_bytes,
-            allocated_bytes, state: "online" or "failed"}.
+            capacity_bytes, allocated_bytes, free_bytes, checkpoint_failed (bool: the journal fills up until a
+            checkpoint succeeds), and disks: a list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or
+            "failed"}.
         """
 
     def volume_create(self, pool: str, volume_uuid: str, size_bytes: int, logical_block_bytes: int = 512) -> None:

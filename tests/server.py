@@ -164,6 +164,17 @@ class Server:
         Raises:
             ServerError: it ended, or START_LIMIT_S passed.
         """
+        process = self.launch()
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self.healthy():
+            if process.poll() is not None:
+                raise ServerError(f"sds serve ended with status {process.returncode}\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"/healthz was not 200 within {START_LIMIT_S} s\n{self.log_tail()}")
+            time.sleep(0.05)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts the processes and does not wait for anything; the supervisor."""
         command = [sys.executable, "-m", "sds.cli", "serve", "--data", str(self.data)]
         command += ["--rest", f"127.0.0.1:{self.rest_port}"]
         command += ["--nvme", f"127.0.0.1:{self.nvme_port}"]
@@ -172,13 +183,7 @@ class Server:
             self._process = subprocess.Popen(
                 command + self.extra, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
-        deadline = time.monotonic() + START_LIMIT_S
-        while not self.healthy():
-            if self._process.poll() is not None:
-                raise ServerError(f"sds serve ended with status {self._process.returncode}\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise ServerError(f"/healthz was not 200 within {START_LIMIT_S} s\n{self.log_tail()}")
-            time.sleep(0.05)
+        return self._process
 
     def healthy(self) -> bool:
         """Whether `/healthz` answers 200."""

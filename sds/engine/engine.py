@@ -110,7 +110,8 @@ class Engine:
             async with self._state.change:
                 failed = [found for found in self._state.pools.values() if found.state == "failed"]
                 for found in failed:
-                    await open_pool(self._state, found)
+                    # Whoever has a disk of it is asked again soon; commands wait for this lock.
+                    await open_pool(self._state, found, wait_ms=0)
                 if failed:
                     await self._state.publish()
 
@@ -147,13 +148,18 @@ class Engine:
         """Whether everything that should serve does.
 
         Returns:
-            status: `ok` or `degraded`; pools: state by name; pid; uptime_s.
+            status: `ok` or `degraded`; detail: what is wrong with each pool, None if nothing; pools: state by name;
+            pid; uptime_s.
         """
-        pools = {name: found.state for name, found in sorted(self._state.pools.items())}
-        troubled = any(found.state == "failed" or found.message for found in self._state.pools.values())
-        status = "degraded" if troubled else "ok"
-        uptime = round(time.monotonic() - self._started, 1)
-        return {"status": status, "pools": pools, "pid": os.getpid(), "uptime_s": uptime}
+        found = [self._state.pools[name] for name in sorted(self._state.pools)]
+        troubles = [f"pool {one.pool.name}: {trouble}" for one in found if (trouble := await self.pools.trouble(one))]
+        return {
+            "status": "degraded" if troubles else "ok",
+            "detail": "; ".join(troubles) or None,
+            "pools": {one.pool.name: one.state for one in found},
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 1),
+        }
 
     async def metrics_get(self) -> Item:
         """The core's counters, what pools, disks and volumes hold, and who is connected."""

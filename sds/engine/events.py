@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from datetime import UTC, datetime
 
-from sds.engine.store import Store, StoreError
+from sds.engine.store import Change, Store, StoreError
 
 log = logging.getLogger("sds.event")
 
@@ -28,6 +28,8 @@ class Events:
         self._store = store
         rows = store.scan(_PREFIX, b"", EVENTS_MAX)
         self._kept: deque[Event] = deque(json.loads(value) for _, value in rows)
+        # What could not be stored yet; of an event each, so that it is no longer than the ring.
+        self._unstored: deque[list[Change]] = deque(maxlen=EVENTS_MAX)
         last = self._kept[-1]["id"] if self._kept else 0
         self._next = int(str(last)) + 1
 
@@ -44,16 +46,19 @@ class Events:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         event: Event = {"id": number, "time": time, "level": level, "kind": kind, "subject": subject}
         event["message"] = message
-        changes: list[tuple[bytes, bytes | None]] = [(_key(number), json.dumps(event).encode())]
+        changes: list[Change] = [(_key(number), json.dumps(event).encode())]
         self._kept.append(event)
         if len(self._kept) > EVENTS_MAX:
             self._kept.popleft()
             changes.append((_key(number - EVENTS_MAX), None))
+        self._unstored.append(changes)
         try:
-            self._store.put(changes)
+            self._store.put([change for of_event in self._unstored for change in of_event])
         except StoreError as error:
-            # A full data folder must not stop what the event is about; the log has it.
-            log.error("an event could not be kept: %s", error)
+            # A full data folder must not stop what the event is about. A later event takes it along.
+            log.error("an event can't be stored yet: %s", error)
+        else:
+            self._unstored.clear()
 
     def newest_first(self) -> list[Event]:
         """Every event that is kept."""

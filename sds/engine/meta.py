@@ -28,6 +28,7 @@ class MetaThreads:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._stores: dict[str, Store] = {}
+        self._failing: set[str] = set()  # Pools whose failure was logged: hosts' retries would repeat it without end.
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"meta-{n}", daemon=True) for n in range(THREADS)]
         for thread in self._threads:
@@ -69,8 +70,12 @@ class MetaThreads:
             result: object
             try:
                 result = self._do(pool, operation)
+                if operation[0] == "put":
+                    self._failing.discard(pool)
             except StoreError as error:
-                log.error("RocksDB of pool %s: %s", pool, error)
+                if pool not in self._failing:
+                    log.error("RocksDB of pool %s: %s", pool, error)
+                self._failing.add(pool)
                 result = error
             except Exception as error:
                 log.exception("metadata work of pool %s", pool)

@@ -7,12 +7,15 @@ It is a RocksDB (DIR/node). Each pool's entry has a readable copy beside the poo
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from sds.config import Config
 from sds.engine.catalog import Host, Pool
-from sds.engine.store import Store, open_or_set_aside
+from sds.engine.store import Store, StoreError, open_or_set_aside
+from sds.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ ROWS_MAX = 100_000
 
 
 class NodeDb:
-    """The node's database.
+    """The node's database. What changes it raises Unavailable when it can't be written, and nothing is changed then.
 
     Attributes:
         store: shared with the events.
@@ -43,16 +46,18 @@ class NodeDb:
     def put_pool(self, pool: Pool) -> None:
         """Notes a pool as it is now."""
         data = pool.encode()
-        self._copy(pool.uuid).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._copy(pool.uuid).with_suffix(".new")
-        draft.write_bytes(data + b"\n")
-        draft.replace(self._copy(pool.uuid))
-        self.store.put([(b"pool/" + pool.uuid.encode(), data)])
+        with _writing():
+            self._copy(pool.uuid).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self._copy(pool.uuid).with_suffix(".new")
+            draft.write_bytes(data + b"\n")
+            self.store.put([(b"pool/" + pool.uuid.encode(), data)])
+            draft.replace(self._copy(pool.uuid))
 
     def delete_pool(self, uuid: str) -> None:
         """Forgets a pool."""
-        self.store.put([(b"pool/" + uuid.encode(), None)])
-        self._copy(uuid).unlink(missing_ok=True)
+        with _writing():
+            self.store.put([(b"pool/" + uuid.encode(), None)])
+            self._copy(uuid).unlink(missing_ok=True)
 
     def hosts(self) -> list[Host]:
         """Every host that the node keeps."""
@@ -60,11 +65,13 @@ class NodeDb:
 
     def put_host(self, host: Host) -> None:
         """Notes a host."""
-        self.store.put([(host.key.encode(), host.encode())])
+        with _writing():
+            self.store.put([(host.key.encode(), host.encode())])
 
     def delete_host(self, host: Host) -> None:
         """Forgets a host."""
-        self.store.put([(host.key.encode(), None)])
+        with _writing():
+            self.store.put([(host.key.encode(), None)])
 
     @property
     def default_made(self) -> bool:
@@ -73,7 +80,8 @@ class NodeDb:
 
     def set_default_made(self) -> None:
         """Notes that the embedded default was made."""
-        self.store.put([(_DEFAULT_MADE, b"1")])
+        with _writing():
+            self.store.put([(_DEFAULT_MADE, b"1")])
 
     def close(self) -> None:
         """Closes the database."""
@@ -92,3 +100,11 @@ class NodeDb:
                 continue
             self.store.put([(b"pool/" + pool.uuid.encode(), pool.encode())])
             self.set_default_made()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        raise Unavailable(f"the data folder can't be written: {error}") from error

@@ -15,11 +15,19 @@ from sds.errors import NotFound, SdsError
 
 log = logging.getLogger(__name__)
 
+# A process that was killed has its disks until its last request has ended. Other pools wait meanwhile, and the retries
+# of a failed pool come anyhow.
+PREDECESSOR_WAIT_MS = 2_000
 
-async def open_pool(state: State, found: PoolState) -> None:
-    """Opens a pool and takes up its documents; whatever goes wrong makes it `failed` and leaves the others alone."""
+
+async def open_pool(state: State, found: PoolState, wait_ms: int = PREDECESSOR_WAIT_MS) -> None:
+    """Opens a pool and takes up its documents; whatever goes wrong makes it `failed` and leaves the others alone.
+
+    Args:
+        wait_ms: how long a disk that somebody else has is waited for.
+    """
     pool = found.pool
-    opened, troubles = await _open_disks(state, found)
+    opened, troubles, bad_slots = await _open_disks(state, found, wait_ms)
     if not found.pool.disks:
         found.state, found.message = "empty", ""
         return
@@ -35,6 +43,8 @@ async def open_pool(state: State, found: PoolState) -> None:
         await _give_up(state, found, opened, "; ".join([*troubles, error.detail]))
         return
     found.state, found.message = "online", "; ".join(troubles)
+    for disk, message in bad_slots:
+        state.events.add("warning", "label-slot-bad", message, f"disk/{disk.uuid}")
     told = ", ".join(f"{key} {value}" for key, value in recovered.items() if isinstance(value, bool | int | float))
     state.events.add("info", "pool-opened", f"pool {pool.name} is online ({told})", f"pool/{pool.name}")
 
@@ -54,23 +64,32 @@ async def _give_up(state: State, found: PoolState, opened: Iterable[int], why: s
         state.events.add("error", "pool-failed", f"pool {pool.name} can't be opened: {why}", f"pool/{pool.name}")
 
 
-async def _open_disks(state: State, found: PoolState) -> tuple[dict[int, Disk], list[str]]:
-    """The disks that carry the pool's label, by the core's ids, and what is wrong with the others."""
+async def _open_disks(
+    state: State, found: PoolState, wait_ms: int
+) -> tuple[dict[int, Disk], list[str], list[tuple[Disk, str]]]:
+    """The disks that carry the pool's label, by the core's ids; what is wrong with the others; and which slots of
+    labels are bad on those that can be used all the same.
+    """
     opened: dict[int, Disk] = {}
     troubles: list[str] = []
+    bad_slots: list[tuple[Disk, str]] = []
     for disk in found.pool.disks:
         number = -1
         try:
-            number = int(str((await core.call(state.node.disk_open, disk.path))["id"]))
+            info = await core.call(state.node.disk_open, disk.path, wait_ms=wait_ms)
+            number = int(str(info["id"]))
             label = await core.call(state.node.disk_label, number)
         except SdsError as error:
-            troubles.append(f"disk {disk.path}: {error.detail}")
+            # The core names the disk by its path, unless it was open already.
+            troubles.append(error.detail if disk.path in error.detail else f"disk {disk.path}: {error.detail}")
             if number >= 0:
                 await core.call(state.node.disk_close, number)
+            wait_ms = 0  # One wait is enough for a pool that will not open.
             continue
-        trouble = _check_label(state, found, disk, label)
+        trouble = _check_label(found, disk, label) or _check_size(disk, int(str(info["size_bytes"])))
         if trouble is None:
             opened[number] = disk
+            bad_slots += [(disk, message) for message in _bad_slots(disk, label)]
             continue
         await core.call(state.node.disk_close, number)
         if disk.state == "adding" and label is None:
@@ -79,18 +98,27 @@ async def _open_disks(state: State, found: PoolState) -> tuple[dict[int, Disk], 
             state.db.put_pool(found.pool)
         else:
             troubles.append(trouble)
-    return opened, troubles
+    return opened, troubles, bad_slots
 
 
-def _check_label(state: State, found: PoolState, disk: Disk, label: dict[str, object] | None) -> str | None:
+def _check_label(found: PoolState, disk: Disk, label: dict[str, object] | None) -> str | None:
     if label is None:
         return f"disk {disk.path} carries no label of a pool"
     if label["pool_uuid"] != found.pool.uuid:
         return f"disk {disk.path} belongs to pool {label['pool_name']} ({label['pool_uuid']})"
-    if label.get("slot_a_error"):
-        message = f"label slot A of {disk.path} is bad ({label['slot_a_error']}); slot {label['slot']} was used"
-        state.events.add("warning", "label-slot-bad", message, f"disk/{disk.uuid}")
     return None
+
+
+def _bad_slots(disk: Disk, label: dict[str, object] | None) -> list[str]:
+    errors = label["slot_errors"] if label else None
+    bad = errors.items() if isinstance(errors, dict) else ()
+    return [f"label slot {slot} of {disk.path} is bad ({why}); the other one was used" for slot, why in bad]
+
+
+def _check_size(disk: Disk, size_bytes: int) -> str | None:
+    if size_bytes >= disk.size_bytes:
+        return None
+    return f"disk {disk.path} has {size_bytes} bytes, of {disk.size_bytes} that it had when it was added"
 
 
 async def _settle_disks(state: State, found: PoolState, opened: dict[int, Disk], unused: object) -> list[str]:

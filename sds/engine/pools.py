@@ -17,6 +17,7 @@ from sds.names import EXTENT_BYTES_DEFAULT, check_extent_bytes, check_name
 log = logging.getLogger(__name__)
 
 NAMED_MAX = 5  # How many names a refusal lists.
+ADD_WAIT_MS = 1_000  # For a disk that just left another pool; who keeps it longer is named.
 
 
 class Pools:
@@ -199,7 +200,7 @@ class Pools:
         return await self._opened(candidate.path, tier, rank)
 
     async def _opened(self, path: str, tier: str, rank: int) -> tuple[int, Disk]:
-        info = await core.call(self._state.node.disk_open, path)
+        info = await core.call(self._state.node.disk_open, path, wait_ms=ADD_WAIT_MS)
         size = int(str(info["size_bytes"]))
         return int(str(info["id"])), Disk(str(uuid.uuid4()), path, tier, rank, size)
 
@@ -232,6 +233,13 @@ class Pools:
         # It was blank, or what it carried was given up; the core may have labelled it.
         await asyncio.to_thread(self._blank, disk)
 
+    async def trouble(self, found: PoolState) -> str:
+        """What is wrong with a pool now; empty if nothing."""
+        try:
+            return _trouble(found, await self._status(found))
+        except SdsError as error:
+            return error.detail
+
     async def _item(self, found: PoolState) -> Item:
         pool, status = found.pool, await self._status(found)
         volumes = self._state.volumes_in(pool.name)
@@ -241,7 +249,7 @@ class Pools:
             "name": pool.name,
             "uuid": pool.uuid,
             "state": found.state,
-            "message": found.message,
+            "message": _trouble(found, status),
             "extent_bytes": pool.extent_bytes,
             "capacity_bytes": capacity,
             "allocated_bytes": _number(status, "allocated_bytes"),
@@ -278,6 +286,18 @@ class Pools:
             return await core.call(self._state.node.pool_status, found.pool.uuid)
         except NotFound as error:
             raise Conflict(f"pool {found.pool.name} is being closed") from error
+
+
+def _trouble(found: PoolState, status: dict[str, object]) -> str:
+    troubles = [found.message] if found.message else []
+    if status.get("checkpoint_failed"):
+        troubles.append(
+            "its metadata can't be stored in the data folder; writes will be refused when its journal is full"
+        )
+    disks, paths = status.get("disks"), {disk.uuid: disk.path for disk in found.pool.disks}
+    failed = [one["uuid"] for one in disks if one["state"] == "failed"] if isinstance(disks, list) else []
+    troubles += [f"disk {paths.get(uuid, uuid)} failed; what it holds is not certain" for uuid in failed]
+    return "; ".join(troubles)
 
 
 def _number(values: dict[str, object], key: str) -> int:

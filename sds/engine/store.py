@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ LOG_BYTES_MAX = 4 << 20
 OPEN_FILES_MAX = 256
 SET_ASIDE_MAX = 2  # Broken databases kept for whoever wants to look; older ones are removed.
 REOPEN_AFTER_S = 1.0
+ROOM_BYTES_MIN = 4 << 20  # What opening may take: a manifest, a log, and a table of what is only in the last log.
 BROKEN_MARK = "sds-broken"
 
 Row = tuple[bytes, bytes]
@@ -39,13 +41,15 @@ class StoreError(Exception):
 class Store:
     """One open database.
 
-    After a failed write RocksDB refuses further ones until it is opened anew, for instance when the data folder was
-    full: the next call does so, at most once in REOPEN_AFTER_S.
+    After a failed write, for instance in a full data folder, RocksDB refuses further ones until it is opened anew. The
+    next write does so, at most once in REOPEN_AFTER_S and only if there is room for it; until then reads go on.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reopen_at = 0.0
+        self._failed: str | None = None  # Why writes are refused.
+        self._opening = threading.Lock()
         self._db: Rdict | None = _open(path)
         self._unsynced = WriteOptions()
         self._unsynced.sync = False
@@ -92,29 +96,47 @@ class Store:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        db = self._opened()
+        db = self._writable()
         try:
             db.write(batch, self._unsynced)
             db.flush_wal(True)
         except Exception as error:
-            self._drop()
-            raise StoreError(str(error)) from error
+            self._failed = str(error)
+            raise StoreError(self._failed) from error
 
     def close(self) -> None:
         """Closes the database."""
         self._drop()
 
     def _opened(self) -> Rdict:
-        if self._db is None:
-            now = time.monotonic()
-            if now < self._reopen_at:
-                raise StoreError(f"{self._path} failed a moment ago and is not open")
-            self._reopen_at = now + REOPEN_AFTER_S
-            try:
-                self._db = _open(self._path)
-            except Exception as error:
-                raise StoreError(str(error)) from error
-        return self._db
+        with self._opening:
+            if self._db is None:
+                self._reopen()
+            if self._db is None:
+                raise StoreError(f"{self._path} is not open: {self._failed}")
+            return self._db
+
+    def _writable(self) -> Rdict:
+        with self._opening:
+            if self._failed is not None:
+                self._reopen()
+            if self._failed is not None:
+                raise StoreError(f"{self._path} takes no writes: {self._failed}")
+        return self._opened()
+
+    def _reopen(self) -> None:
+        now = time.monotonic()
+        if now < self._reopen_at:
+            return
+        self._reopen_at = now + REOPEN_AFTER_S
+        try:
+            if shutil.disk_usage(self._path).free < ROOM_BYTES_MIN:
+                return
+            self._drop()
+            self._db = _open(self._path)
+            self._failed = None
+        except Exception as error:
+            self._failed = str(error)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Rdict]:

@@ -15,7 +15,7 @@ log = logging.getLogger("sds.gateway")
 
 BODY_BYTES_MAX = 64 << 10  # The largest body of ours, an export with 256 hosts, has a quarter of that.
 BODY_LIMIT_S = 10
-OPEN_PATHS = frozenset({"/healthz", "/openapi.json"})  # They tell nothing about what is stored.
+OPEN_PATHS = frozenset({"/healthz", "/openapi.json"})  # Of what there is they name pools and disks in trouble.
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Scope = MutableMapping[str, Any]

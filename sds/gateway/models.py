@@ -218,4 +218,6 @@ class Health(BaseModel):
     """Whether everything that should serve does."""
 
     status: Literal["ok", "degraded", "down"]
-    detail: str | None = Field(default=None, description="Why the engine can't be asked.")
+    detail: str | None = Field(
+        default=None, description="What is wrong, pool by pool, or why the engine can't be asked."
+    )

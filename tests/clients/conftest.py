@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,18 @@ from tests.server import Server
 GIB = 1 << 30
 
 NewHost = Callable[[int], tuple[Host, str]]
+
+
+@contextmanager
+def bare_server(folder: Path) -> Iterator[Server]:
+    """A server without the embedded default that is not started yet, its data in `folder`/data; gone at the end."""
+    config = folder / "sds.toml"
+    config.write_text("embedded_default = false\n")
+    server = Server(folder / "data", ["--cores", "2", "--config", str(config)])
+    try:
+        yield server
+    finally:
+        server.__exit__(None, None, None)
 
 
 def host_of(server: Server, guest: Guest, wire: Wire, volume: str) -> Host:

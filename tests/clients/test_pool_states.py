@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.clients.qemu import qemu_io, until_event, url_of
 from tests.server import Server
 
 MIB = 1 << 20
@@ -36,23 +36,7 @@ def small(sds_server: Server, tmp_path: Path) -> Iterator[Server]:
 
 def new_url(server: Server) -> str:
     """A new volume of 1 TiB on the small pool, as QEMU names it."""
-    export = server.export(server.new_volume(TIB, POOL), "iscsi")
-    return f"iscsi://127.0.0.1:{server.iscsi_port}/{export.target}/{export.unit}"
-
-
-def qemu_io(url: str, *steps: str) -> str:
-    """What qemu-io says to these steps."""
-    command = ["qemu-io", "-f", "raw", *(part for step in steps for part in ("-c", step)), url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    return done.stdout + done.stderr
-
-
-def until_event(server: Server, kind: str) -> None:
-    """Waits until an event of a kind is listed."""
-    deadline = time.monotonic() + WAIT_S
-    while kind not in {event["kind"] for event in server.rest.items("/v1/events")}:
-        assert time.monotonic() < deadline, f"no {kind} within {WAIT_S} s\n{server.log_tail()}"
-        time.sleep(0.1)
+    return url_of(server, server.new_volume(TIB, POOL))
 
 
 @pytest.mark.allow_log("pool-full")

@@ -141,7 +141,7 @@ def test_what_a_pool_holds_is_there_when_it_is_opened_again(node: Node, store: S
     disks = [int(str(node.disk_open(f"memfd:{name}:{DISK_BYTES}")["id"])) for name in ("p", "second")]
     label = node.disk_label(disks[1])
     assert label is not None
-    assert (label["pool_uuid"], label["pool_name"], label["slot_a_error"]) == (pool, "p", None)
+    assert (label["pool_uuid"], label["pool_name"], label["slot_errors"]) == (pool, "p", {})
     recovered = node.pool_open(pool, disks)
     assert (recovered["import"], recovered["unclean"], recovered["unused"]) == (False, False, [])
     assert node.documents(pool) == {"volume/a": b"\0\xff"}

@@ -82,8 +82,8 @@ impl Engine {
     }
 
     /// Opens and locks a disk.
-    pub fn open_disk(&self, path: &str, create_bytes: Option<u64>) -> Result<DiskId, Refusal> {
-        Ok(self.disks.open(path, &OpenOptions { create_bytes, ..OpenOptions::default() })?)
+    pub fn open_disk(&self, path: &str, options: &OpenOptions) -> Result<DiskId, Refusal> {
+        Ok(self.disks.open(path, options)?)
     }
 
     /// The labels of an open disk.

@@ -10,6 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use sds_io::DiskId;
 use sds_target::{Export, Protocol};
+use sds_uring::OpenOptions;
 use sds_volume::error::{PoolError, PoolErrorKind};
 use sds_volume::{NewDisk, PoolSpec, VolumeSpec};
 
@@ -55,9 +56,10 @@ impl Node {
         Ok(py.detach(|| self.engine.listen(Protocol::Iscsi, address))?.to_string())
     }
 
-    #[pyo3(signature = (path, create_bytes = None))]
-    fn disk_open(&self, py: Python<'_>, path: &str, create_bytes: Option<u64>) -> PyResult<DiskShape> {
-        let id = py.detach(|| self.engine.open_disk(path, create_bytes))?;
+    #[pyo3(signature = (path, create_bytes = None, wait_ms = 10_000))]
+    fn disk_open(&self, py: Python<'_>, path: &str, create_bytes: Option<u64>, wait_ms: u64) -> PyResult<DiskShape> {
+        let options = OpenOptions { create_bytes, lock_wait_ms: wait_ms, ..OpenOptions::default() };
+        let id = py.detach(|| self.engine.open_disk(path, &options))?;
         let info = self.engine.disks.info(id);
         Ok(DiskShape::new(id, info.ok_or_else(|| Refusal::new("device_gone", "the disk was closed meanwhile"))?))
     }

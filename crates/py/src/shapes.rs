@@ -1,10 +1,12 @@
 //! What Python gives and gets: dicts of these fields.
 
+use std::collections::BTreeMap;
+
 use pyo3::prelude::*;
 use sds_io::{DiskId, DiskInfo};
 use sds_target::glue::SessionInfo;
 use sds_target::{Access, Export, Protocol};
-use sds_volume::label_io::{LabelReport, LabelSlot};
+use sds_volume::label_io::LabelReport;
 use sds_volume::{DiskStatus, NewDisk, PoolStatus, Recovered, VolumeStatus};
 
 use crate::refusal::Refusal;
@@ -45,24 +47,20 @@ pub struct LabelShape {
     pool_name: String,
     disk_uuid: Uuid,
     tier: String,
-    slot: &'static str,
-    slot_a_error: Option<String>,
+    slot_errors: BTreeMap<&'static str, String>,
 }
 
 impl LabelShape {
     /// The label of a report, if there is one.
     pub fn new(report: LabelReport) -> Option<Self> {
-        let (label, slot) = (report.label?, report.slot?);
+        let label = report.label?;
+        let bad = ["A", "B"].into_iter().zip(report.slot_errors);
         Some(Self {
             pool_uuid: Uuid(label.pool_uuid),
             pool_name: label.pool_name,
             disk_uuid: Uuid(label.disk_uuid),
             tier: label.tier,
-            slot: match slot {
-                LabelSlot::A => "A",
-                LabelSlot::B => "B",
-            },
-            slot_a_error: report.slot_errors[0].map(|error| error.to_string()),
+            slot_errors: bad.filter_map(|(slot, error)| Some((slot, error?.to_string()))).collect(),
         })
     }
 }
@@ -132,6 +130,7 @@ pub struct PoolShape {
     capacity_bytes: u64,
     allocated_bytes: u64,
     free_bytes: u64,
+    checkpoint_failed: bool,
     disks: Vec<PoolDiskShape>,
 }
 
@@ -143,6 +142,7 @@ impl From<PoolStatus> for PoolShape {
             capacity_bytes,
             allocated_bytes,
             free_bytes: capacity_bytes - allocated_bytes,
+            checkpoint_failed: status.checkpoint_failed,
             disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
         }
     }

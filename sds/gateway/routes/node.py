@@ -29,7 +29,8 @@ async def events(
 async def healthz(engine: Engine, response: Response) -> Health:
     """Whether everything that should serve does: 200 if so, else 503. Needs no token."""
     try:
-        health = Health(status=(await engine.call("health_get"))["status"])
+        found = await engine.call("health_get")
+        health = Health(status=found["status"], detail=found.get("detail"))
     except SdsError as error:
         health = Health(status="down", detail=error.detail)
     if health.status != "ok":
