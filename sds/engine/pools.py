@@ -11,7 +11,7 @@ from dataclasses import replace
 from sds.engine import admission, core
 from sds.engine.catalog import Disk, Pool, check_tier, now, page
 from sds.engine.state import Item, PoolState, State
-from sds.errors import Conflict, DiskRefused, InUse, InvalidValue, NameTaken, NotFound, SdsError
+from sds.errors import Conflict, DiskRefused, InUse, InvalidValue, NameTaken, NotFound, SdsError, Unavailable
 from sds.names import EXTENT_BYTES_DEFAULT, check_extent_bytes, check_name
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,10 @@ class Pools:
                 holder, disk = present
                 if holder is not found or disk.tier != tier:
                     raise DiskRefused(f"{path} is a disk of pool {holder.pool.name}, tier {disk.tier}", field="path")
+                if disk.state != "ready":
+                    raise Unavailable(
+                        f"{path} could not be noted durably as a disk of pool {pool}; it may be part of it"
+                    )
                 return {"item": await self._disk_item(found, disk), "new": False}
             new = await self._admit(path, tier, tier_rank, force, create_bytes)
             number, disk = new

@@ -1,4 +1,6 @@
-"""A data folder that is full: hosts go on as far as they can, and nothing has to be repaired after."""
+"""File systems that are full below a node's data and below a disk: hosts go on as far as they can, and nothing has to
+be repaired after.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +70,11 @@ def small(sds_server: Server, tmp_path: Path) -> Iterator[Server]:
     sds_server.rest.post("/v1/pools", {"name": POOL, "extent_bytes": MIB // 4})
     sds_server.rest.post("/v1/disks", {"pool": POOL, "path": _new_disk(tmp_path / "disk.img"), "tier": "hdd"})
     yield sds_server
+    for export in list(sds_server.rest.items("/v1/exports")):
+        sds_server.rest.delete(f"/v1/exports/{export['id']}")
+    for volume in list(sds_server.rest.items("/v1/volumes")):
+        sds_server.rest.delete(f"/v1/volumes/{volume['name']}")
+    sds_server.rest.delete(f"/v1/pools/{POOL}")
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
@@ -142,6 +149,39 @@ def test_a_full_data_folder_refuses_only_what_needs_it_and_needs_no_repair(
     assert len(small.cli_json("disk", "list", "--pool", POOL)) == 2
     # The event that could not be stored at first was stored with a later one.
     assert events(small, "checkpoint-failed")
+
+
+@pytest.mark.allow_log("nothing can be made durable: the journal can't be written|checkpoint")
+def test_a_disk_whose_joining_could_not_be_noted_is_in_the_pool_or_not_and_nothing_is_lost(
+    sds_server: Server, tmp_path: Path
+) -> None:
+    # A sparse file on a full file system: its journal can't be written, whatever the host's requests need.
+    below = Folder(tmp_path / "below")
+    try:
+        first = {"pool": "thin", "path": _new_disk(below.path / "disk.img"), "tier": "hdd"}
+        second = {"pool": "thin", "path": _new_disk(tmp_path / "second.img"), "tier": "hdd"}
+        sds_server.rest.post("/v1/pools", {"name": "thin", "extent_bytes": MIB // 4})
+        sds_server.rest.post("/v1/disks", first)
+        url = url_of(sds_server, sds_server.new_volume(1 << 40, "thin"))
+        assert "failed" not in qemu_io(url, "write -P 5 0 4M", "write -P 6 9G 64k", "flush")
+        below.fill()
+        assert _refused(sds_server, "/v1/disks", second) == (500, "the journal can't be written")
+        # The pool has it by now and could not note it: neither "it was added" nor "it was not" would be true.
+        assert _refused(sds_server, "/v1/disks", second)[0] == 503
+        assert "failed" not in qemu_io(url, "read -P 5 0 4M", "read -P 6 9G 64k")
+        sds_server.kill_all()
+        below.clear()
+        sds_server.start()
+        assert "failed" not in qemu_io(url, "read -P 5 0 4M", "read -P 6 9G 64k")
+        sds_server.rest.post("/v1/disks", second)
+        assert len(sds_server.cli_json("disk", "list", "--pool", "thin")) == 2
+        assert "failed" not in qemu_io(url, "write -P 9 1M 8M", "flush", "read -P 9 1M 8M", "read -P 5 0 1M")
+        sds_server.kill_all()
+        sds_server.start()
+        assert "failed" not in qemu_io(url, "read -P 9 1M 8M", "read -P 5 0 1M", "read -P 6 9G 64k")
+    finally:
+        sds_server.kill_all()
+        below.unmount()
 
 
 def _journal_is_full(server: Server) -> bool:
