@@ -27,8 +27,8 @@ impl Random {
 
 /// Each place of a region once: windows of places from its beginning to its end, shuffled inside.
 ///
-/// A volume that is filled so has its chunks in no order, and no more than a window's pages of its map are being changed
-/// at a time.
+/// A volume that is filled so has its chunks in no order, and no more than a window's pages of its map are being
+/// changed at a time.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     places: u64,

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`random`], [`knobs`] | numbers from a seed; what a seed turns on |
 //! | [`workload`], [`host`] | what is asked; hosts that submit it and judge the answers |
-//! | [`engine`], [`pool`], [`linear`] | what is asked of an engine; the real one; a small one for the simulator's own tests |
+//! | [`engine`], [`pool`], [`linear`] | what is asked of an engine; the real one; a small one for our own tests |
 //! | [`rot`] | blocks of a pool's disks of which there is another copy |
 //! | [`schedule`], [`world`] | cores and tasks; time, the queue of events, disk requests |
 //! | [`disk`], [`meta`], [`carry_over`], [`process`] | what survives what |

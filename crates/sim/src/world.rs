@@ -288,10 +288,14 @@ impl World {
         self.disks.borrow()[usize::from(disk.0)].0.durable(offset, len)
     }
 
-    /// The durable block of `disk` at `offset` rots, or another one's content lands on it.
-    pub fn spoil(&self, disk: DiskId, offset: u64) {
+    /// The block of `disk` at `offset` rots, or another one's content lands on it: if it is durable. True if it did.
+    pub fn spoil(&self, disk: DiskId, offset: u64) -> bool {
+        if self.durable(disk, offset, 1).is_none() {
+            return false;
+        }
         self.note([8, u64::from(disk.0), offset, 0], || format!("disk {}: the block at {offset} is spoiled", disk.0));
         self.disks.borrow_mut()[usize::from(disk.0)].0.spoil(offset);
+        true
     }
 
     /// The process is dead: what it had in flight still lands, in part or not at all; its timers are gone.

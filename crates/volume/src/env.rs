@@ -64,7 +64,7 @@ impl Default for Tuning {
             checkpoint_batch_pages_max: 64,
             map_cache_bytes_max: 1 << 30,
             run_extents: 16,
-            space_waits_max: 8,
+            space_waits_max: 1_000,
         }
     }
 }

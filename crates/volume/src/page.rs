@@ -222,6 +222,7 @@ impl PageState {
     /// Takes a row as the MetaStore has it.
     pub fn load_row(&mut self, row: u64, lsn: Lsn, slots: Vec<RowSlot>) {
         self.rows.push(row);
+        self.extents.reserve(slots.len());
         for (offset, slot) in slots.into_iter().enumerate().rev() {
             let index = row * RECORDS_PER_ROW + offset as u64;
             match slot {

@@ -368,7 +368,9 @@ impl<E: Io + Clock> PoolCore<E> {
             let extent = state.extent(id).expect("prepared");
             let index = ExtentIndex(page.key.page.0 * EXTENTS_PER_PAGE + span.slot as u64);
             let place = Place { tree: page.key.tree, index };
-            if !extent.pushed {
+            // Said again with each new chunk: after a crash amid a checkpoint this chunk may be the only one that owner
+            // tables or the journal still know of.
+            if !extent.pushed || self.slots(span).any(|slot| extent.chunks_pushed & 1 << slot == 0) {
                 deltas.push(Delta::Extent { place, layer: volume.layer, id, base: extent.record.base });
             }
             push_chunks(&mut deltas, place, extent, self.slots(span));

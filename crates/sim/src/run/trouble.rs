@@ -94,7 +94,9 @@ impl<E: Engine> Run<E> {
         let disks = self.hosts.borrow().disks.clone();
         let rebuilds = self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille > 0;
         let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
-        self.world.spoil(found.disk, found.offset);
+        if !self.world.spoil(found.disk, found.offset) {
+            return;
+        }
         let mut counters = self.world.counters.borrow_mut();
         let counter = match found.what {
             Spoiled::Label => &mut counters.rotten_labels,

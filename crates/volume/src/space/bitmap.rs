@@ -118,7 +118,12 @@ impl Taken {
         }
         let (full, broken) = (Summary::new(words.len()), Summary::new(words.len()));
         let mut all = Self { words, chunks, taken, full, broken };
-        (0..all.words.len()).for_each(|word| all.summarise(word));
+        // A word of free chunks is already as summarised: most are, in a pool with room.
+        for word in 0..all.words.len() {
+            if all.words[word] != 0 {
+                all.summarise(word);
+            }
+        }
         all
     }
 

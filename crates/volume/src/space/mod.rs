@@ -104,7 +104,6 @@ impl Space {
     pub fn load(disks: &[SpaceDisk], segments: Vec<SegmentImage>) -> (Self, Vec<SegmentImage>) {
         let mut space = Self::new(disks);
         let unknown = segments.into_iter().filter_map(|image| space.load_segment(image)).collect();
-        space.settle();
         (space, unknown)
     }
 
@@ -120,6 +119,7 @@ impl Space {
             // A bit beyond the end is nobody's.
             disk.allocated[end - 1] &= !(!0 << (disk.disk.chunks % 64));
         }
+        disk.allocated_count += disk.allocated[start..end].iter().map(|word| word.count_ones()).sum::<u32>();
         disk.segments[image.segment as usize] = Segment { loaded: image.lsn, lsn: image.lsn, dirty: false };
         None
     }

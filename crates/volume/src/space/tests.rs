@@ -188,7 +188,8 @@ fn nothing_is_granted_twice() {
         for image in space.take_dirty_segments() {
             stored.insert((image.disk, image.segment), image);
         }
-        let (again, unknown) = Space::load(&disks, stored.into_values().collect());
+        let (mut again, unknown) = Space::load(&disks, stored.into_values().collect());
+        again.settle();
         assert!(unknown.is_empty());
         for disk in disks {
             assert_eq!(again.allocated_chunks(disk.no), space.allocated_chunks(disk.no), "seed {seed}");
