@@ -84,7 +84,7 @@ class Node:
 
         Returns:
             capacity_bytes, allocated_bytes, free_bytes, checkpoint_failed (bool: the journal fills up until a
-            checkpoint succeeds), and disks: a list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or
+            checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), and disks: a list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or
             "failed"}.
         """
 

@@ -298,6 +298,8 @@ def _trouble(found: PoolState, status: dict[str, object]) -> str:
         troubles.append(
             "its metadata can't be stored in the data folder; writes will be refused when its journal is full"
         )
+    if status.get("journal_failed"):
+        troubles.append("its journal can't be written: nothing is made durable until sds is started again")
     disks, paths = status.get("disks"), {disk.uuid: disk.path for disk in found.pool.disks}
     failed = [one["uuid"] for one in disks if one["state"] == "failed"] if isinstance(disks, list) else []
     troubles += [f"disk {paths.get(uuid, uuid)} failed; what it holds is not certain" for uuid in failed]

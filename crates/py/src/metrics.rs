@@ -70,6 +70,7 @@ struct PoolFigures {
     journal_bytes: u64,
     deletions: usize,
     checkpoint_failed: bool,
+    journal_failed: bool,
 }
 
 impl From<&PoolStatus> for PoolFigures {
@@ -81,6 +82,7 @@ impl From<&PoolStatus> for PoolFigures {
             journal_bytes: status.journal_bytes.1,
             deletions: status.deletions,
             checkpoint_failed: status.checkpoint_failed,
+            journal_failed: status.journal_failed,
         }
     }
 }

@@ -131,6 +131,7 @@ pub struct PoolShape {
     allocated_bytes: u64,
     free_bytes: u64,
     checkpoint_failed: bool,
+    journal_failed: bool,
     disks: Vec<PoolDiskShape>,
 }
 
@@ -143,6 +144,7 @@ impl From<PoolStatus> for PoolShape {
             allocated_bytes,
             free_bytes: capacity_bytes - allocated_bytes,
             checkpoint_failed: status.checkpoint_failed,
+            journal_failed: status.journal_failed,
             disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
         }
     }

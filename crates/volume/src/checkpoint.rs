@@ -216,7 +216,7 @@ pub(crate) async fn checkpoint_regularly<E: Io + Clock>(core: Rc<PoolCore<E>>) {
             ledger.checkpointed < ledger.last
         };
         if behind {
-            core.shared.want_checkpoint();
+            core.shared.begin_checkpoint();
         }
     }
 }
@@ -290,7 +290,7 @@ impl<E: Io + Clock> PoolCore<E> {
                 pages.remove(&key);
                 bytes -= freed;
             }
-            if bytes > bytes_max && !self.shared.checkpoint_failed.load(Ordering::Acquire) {
+            if bytes > bytes_max {
                 // Dirty pages stay until they are stored.
                 self.shared.want_checkpoint();
             }

@@ -127,6 +127,7 @@ impl<E: Io + Clock> Committer<E> {
         }
         let error = PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error);
         self.failed = Some(error.again());
+        self.shared.journal_failed.store(true, Ordering::Release);
         error
     }
 

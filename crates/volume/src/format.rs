@@ -1,7 +1,5 @@
 //! Makes a pool on disks: regions, journal, labels. Opening it is what follows.
 
-use std::sync::Arc;
-
 use sds_io::sync::join_all;
 use sds_io::{Clock, DiskId, Io, MetaStore};
 
@@ -15,7 +13,6 @@ use crate::layout::delta::encode_group;
 use crate::layout::disk::{DEFAULT_JOURNAL_BYTES, DiskLayout, is_extent_size};
 use crate::layout::label::{Label, NAME_BYTES_MAX};
 use crate::place::{DiskNo, Lsn};
-use crate::ring::Ring;
 
 /// Disks that have a copy of the journal.
 const JOURNAL_MEMBERS_MAX: usize = 2;
@@ -34,8 +31,8 @@ pub(crate) async fn format<E: Io + Clock>(
     check(spec, disks)?;
     let mut labels = labels(&env.io, world, spec, disks)?;
     clear_meta(&*world.meta).await?;
-    // What an earlier pool of this name left in the ring is void.
-    drop(Ring::new(Arc::clone(&world.carry_over), spec.uuid));
+    // What an earlier pool of this name left in the ring is void: its openings had the same numbers.
+    world.carry_over.store(0, &vec![0; world.carry_over.capacity_bytes()]);
     let clears = labels.iter().map(|(disk, label)| clear_catalog(&env.io, *disk, &label.layout)).collect();
     join_all(clears).await.into_iter().collect::<Result<(), _>>().map_err(io_error)?;
     let journal = labels.iter().filter(|(_, label)| label.journal).map(|(disk, label)| member(*disk, label)).collect();
@@ -142,6 +139,7 @@ pub(crate) fn new_label(
         pool_epoch,
         sequence: 1,
         checkpoint_mark: Lsn(0),
+        openings: 0,
         layout,
         opener: opener.to_owned(),
     }

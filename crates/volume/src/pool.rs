@@ -73,6 +73,8 @@ pub struct PoolStatus {
     pub deletions: usize,
     /// The last checkpoint failed: the journal fills up until one succeeds.
     pub checkpoint_failed: bool,
+    /// The journal can't be written: nothing is durable any more until the pool is opened anew.
+    pub journal_failed: bool,
 }
 
 /// A volume as an administrator sees it.
@@ -156,6 +158,7 @@ impl<E: Io + Clock> Pool<E> {
             checkpoints,
             checkpoint_wanted: AtomicBool::new(false),
             checkpoint_failed: AtomicBool::new(false),
+            journal_failed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             counters: Mutex::default(),
         });
@@ -317,10 +320,14 @@ impl<E: Io + Clock> Pool<E> {
             PoolError::new(PoolErrorKind::InvalidField, "disks: a pool has 1 to 65,535").with_value(disks.len() as u64)
         })?;
         let layout = plan(&self.0.env.io, disk.disk, shared.extent_bytes, 0)?;
-        let epoch = lock(&disks[0].label).pool_epoch;
+        let (epoch, openings) = {
+            let label = lock(&disks[0].label);
+            (label.pool_epoch, label.openings)
+        };
         let pool = (shared.uuid, shared.name.clone());
         let mut label = new_label(pool, epoch, no, disk, layout, false, &shared.opener);
         label.clean = false;
+        label.openings = openings;
         let failed = |error| PoolError::new(PoolErrorKind::Io, "the new disk failed").with_source(error);
         clear_catalog(&self.0.env.io, disk.disk, &label.layout).await.map_err(failed)?;
         write_label(&self.0.env.io, disk.disk, &label).await.map_err(failed)?;
@@ -363,6 +370,7 @@ impl<E: Io + Clock> Pool<E> {
             journal_bytes: (ledger.journal_used_bytes, ledger.journal_bytes),
             deletions: ledger.deletions,
             checkpoint_failed: shared.checkpoint_failed.load(Ordering::Acquire),
+            journal_failed: shared.journal_failed.load(Ordering::Acquire),
         }
     }
 

@@ -88,6 +88,7 @@ pub(crate) async fn recover<E: Io + Clock>(
     let mut members = read_members(io, uuid, disks).await?;
     let mut recovered = Recovered { unclean: members.iter().any(|member| !member.label.clean), ..Recovered::default() };
     let epoch = members.iter().map(|member| member.label.pool_epoch).max().unwrap_or(0);
+    let openings = members.iter().map(|member| member.label.openings).max().unwrap_or(0);
     let (mut journal, replay) = open_journal(io, world, uuid, epoch, &members).await?;
     let checkpoint = match load_checkpoint(&*world.meta).await? {
         Some(checkpoint) if checkpoint.lsn.0 + 1 >= replay.start.0 => checkpoint,
@@ -111,7 +112,7 @@ pub(crate) async fn recover<E: Io + Clock>(
         tables.apply(lsn, deltas);
     }
     let after = Lsn(journal.next().0 - 1);
-    let ring_groups = Ring::recover(&world.carry_over, uuid, after);
+    let ring_groups = Ring::recover(&world.carry_over, uuid, openings, after);
     for (_, bytes) in &ring_groups {
         let (lsn, deltas, _) =
             decode_group(bytes).map_err(|error| corrupt("a change in the carry-over ring can't be read", error))?;
@@ -129,8 +130,8 @@ pub(crate) async fn recover<E: Io + Clock>(
             return Err(PoolError::new(PoolErrorKind::Io, "a disk of the journal failed").with_source(lost.error));
         }
     }
-    let ring = Ring::new(Arc::clone(&world.carry_over), uuid);
-    mark_open(io, world, epoch, &mut members).await?;
+    let ring = Ring::new(Arc::clone(&world.carry_over), uuid, openings + 1);
+    mark_open(io, world, epoch, openings + 1, &mut members).await?;
     tables.space.settle();
     tables.catalog.lsn = Lsn(journal.next().0 - 1);
     Ok(Opened {
@@ -325,7 +326,13 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
 }
 
 /// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none.
-async fn mark_open<E: Io>(io: &E, world: &PoolEnv, epoch: u32, members: &mut [Member]) -> Result<(), PoolError> {
+async fn mark_open<E: Io>(
+    io: &E,
+    world: &PoolEnv,
+    epoch: u32,
+    openings: u64,
+    members: &mut [Member],
+) -> Result<(), PoolError> {
     for member in members.iter_mut() {
         if member.label.pool_epoch < epoch && member.label.journal {
             log::warn!(
@@ -335,6 +342,7 @@ async fn mark_open<E: Io>(io: &E, world: &PoolEnv, epoch: u32, members: &mut [Me
             member.label.journal = false;
         }
         member.label.pool_epoch = epoch;
+        member.label.openings = openings;
         member.label.clean = false;
         member.label.opener.clone_from(&world.opener);
     }

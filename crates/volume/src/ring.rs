@@ -1,13 +1,14 @@
 //! The carry-over ring: deltas that were acknowledged and are not yet durable in the journal.
 //!
-//! Layout: a header (64 bytes: envelope `SDSC`, pool uuid, incarnation, capacity), then entries at multiples of 16:
-//! envelope (`SDSE`; its CRC is seeded with pool uuid and incarnation), LSN, the group. An entry never wraps; what is
+//! Layout: a header (64 bytes: envelope `SDSC`, pool uuid, opening, capacity), then entries at multiples of 16:
+//! envelope (`SDSE`; its CRC is seeded with pool uuid and opening), LSN, the group. An entry never wraps; what is
 //! left at the end is skipped.
 //!
 //! Considerations: memory that outlives the process needs no pointers kept in it: who recovers looks at every multiple
-//! of 16 and takes what is intact, so an entry costs one copy and nothing else before its acknowledgement. Every
-//! [`Ring::new`] has another incarnation, so entries of an earlier one are void, whatever their LSN. The downside:
-//! recovery reads all of it, about 10 ms for 64 MiB.
+//! of 16 and takes what is intact, so an entry costs one copy and nothing else before its acknowledgement. A ring is of
+//! one opening of the pool, whose number is in the labels: entries of an earlier one are void, whatever their LSN, and
+//! so is all of it if another node opened the pool meanwhile. The downside: recovery reads all of it, about 10 ms for
+//! 64 MiB.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -55,25 +56,22 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring. What an earlier one left is void from now on: recover it, and make it durable, before.
+    /// An empty ring of the opening `opening`, a number that the pool never had before. What an earlier one left is void
+    /// from now on: recover it, and make it durable, before.
     ///
     /// # Panics
     /// If the memory has less than 4 KiB.
     #[must_use]
-    pub fn new(memory: Arc<dyn CarryOver>, pool_uuid: [u8; 16]) -> Self {
+    pub fn new(memory: Arc<dyn CarryOver>, pool_uuid: [u8; 16], opening: u64) -> Self {
         assert!(memory.capacity_bytes() >= 4096, "a carry-over ring has at least 4 KiB");
         let capacity = (memory.capacity_bytes() - HEADER_BYTES) / ENTRY_ALIGNMENT_BYTES * ENTRY_ALIGNMENT_BYTES;
-        let incarnation = match decode_header(&memory.load()) {
-            Ok((_, incarnation)) => incarnation.wrapping_add(1),
-            Err(_) => 1,
-        };
         let mut out = HEADER.begin();
         out.bytes(&pool_uuid);
-        out.u64(incarnation);
+        out.u64(opening);
         out.u64(capacity as u64);
         out.0.resize(HEADER_BYTES, 0);
         memory.store(0, &HEADER.seal(out, &[]));
-        let seed = seed_of(pool_uuid, incarnation);
+        let seed = seed_of(pool_uuid, opening);
         Self { memory, seed, capacity, head: 0, tail: 0, open: VecDeque::new(), last: Lsn(0) }
     }
 
@@ -128,13 +126,13 @@ impl Ring {
         self.capacity
     }
 
-    /// What the predecessor of this boot left: groups `after + 1`, `after + 2` and so on, until one is missing. Older,
-    /// torn and foreign entries are passed over.
+    /// What the predecessor of this boot left, if it was the pool's last opening: groups `after + 1`, `after + 2` and so
+    /// on, until one is missing. Older, torn and foreign entries are passed over.
     #[must_use]
-    pub fn recover(memory: &Arc<dyn CarryOver>, pool_uuid: [u8; 16], after: Lsn) -> Vec<(Lsn, Vec<u8>)> {
+    pub fn recover(memory: &Arc<dyn CarryOver>, pool_uuid: [u8; 16], opening: u64, after: Lsn) -> Vec<(Lsn, Vec<u8>)> {
         let bytes = memory.load();
-        let incarnation = match decode_header(&bytes) {
-            Ok((pool, incarnation)) if pool == pool_uuid => incarnation,
+        match decode_header(&bytes) {
+            Ok((pool, of)) if pool == pool_uuid && of == opening => {}
             Ok(_) => return Vec::new(),
             Err(error) => {
                 if !error.is_foreign() {
@@ -142,8 +140,8 @@ impl Ring {
                 }
                 return Vec::new();
             }
-        };
-        let seed = seed_of(pool_uuid, incarnation);
+        }
+        let seed = seed_of(pool_uuid, opening);
         let mut found = BTreeMap::new();
         let mut at = HEADER_BYTES;
         while at + ENTRY_HEADER_BYTES <= bytes.len() {
@@ -171,16 +169,16 @@ impl Ring {
     }
 }
 
-fn seed_of(pool_uuid: [u8; 16], incarnation: u64) -> [u8; 24] {
+fn seed_of(pool_uuid: [u8; 16], opening: u64) -> [u8; 24] {
     let mut seed = [0; 24];
     seed[..16].copy_from_slice(&pool_uuid);
-    seed[16..].copy_from_slice(&incarnation.to_le_bytes());
+    seed[16..].copy_from_slice(&opening.to_le_bytes());
     seed
 }
 
 fn decode_header(bytes: &[u8]) -> Result<([u8; 16], u64), DecodeError> {
     let (mut reader, _) = HEADER.open(bytes, &[])?;
-    Ok((reader.array("pool uuid")?, reader.u64("incarnation")?))
+    Ok((reader.array("pool uuid")?, reader.u64("opening")?))
 }
 
 #[cfg(test)]
@@ -196,18 +194,18 @@ mod tests {
     }
 
     fn lsns(memory: &Arc<dyn CarryOver>, after: u64) -> Vec<u64> {
-        Ring::recover(memory, POOL, Lsn(after)).into_iter().map(|(lsn, _)| lsn.0).collect()
+        Ring::recover(memory, POOL, 1, Lsn(after)).into_iter().map(|(lsn, _)| lsn.0).collect()
     }
 
     #[test]
     fn header_and_entry_byte_by_byte() {
         let memory = memory(4096);
-        let mut ring = Ring::new(Arc::clone(&memory), POOL);
+        let mut ring = Ring::new(Arc::clone(&memory), POOL, 1);
         ring.push(Lsn(5), b"group").expect("room");
         let bytes = memory.load();
         let mut header = b"SDSC\x01\0\0\0\x40\0\0\0".to_vec(); // magic, version 1, zero, length 64
         let mut body = POOL.to_vec(); // pool uuid
-        body.extend([1, 0, 0, 0, 0, 0, 0, 0]); // incarnation
+        body.extend([1, 0, 0, 0, 0, 0, 0, 0]); // opening
         body.extend([0xc0, 0x0f, 0, 0, 0, 0, 0, 0]); // capacity 4032
         body.resize(48, 0);
         header.extend(crc32c(&[&header, &body]).to_le_bytes());
@@ -215,18 +213,18 @@ mod tests {
         assert_eq!(bytes[..64], header);
         let mut entry = b"SDSE\x01\0\0\0\x1d\0\0\0".to_vec(); // magic, version 1, zero, length 29
         let body = b"\x05\0\0\0\0\0\0\0group"; // LSN, group
-        let seed = [&POOL[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat(); // pool uuid, incarnation
+        let seed = [&POOL[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat(); // pool uuid, opening
         entry.extend(crc32c(&[&seed, &entry, body]).to_le_bytes());
         entry.extend(body);
         assert_eq!(bytes[64..64 + 29], entry);
         assert_eq!(ring.used_bytes(), 32);
-        assert_eq!(Ring::recover(&memory, POOL, Lsn(4)), [(Lsn(5), b"group".to_vec())]);
+        assert_eq!(Ring::recover(&memory, POOL, 1, Lsn(4)), [(Lsn(5), b"group".to_vec())]);
     }
 
     #[test]
     fn laps_leave_only_what_is_contiguous() {
         let memory = memory(4096);
-        let mut ring = Ring::new(Arc::clone(&memory), POOL);
+        let mut ring = Ring::new(Arc::clone(&memory), POOL, 1);
         let (seed, mut released) = (7, 0);
         let mut draw = lcg(seed);
         for lsn in 1..500_u64 {
@@ -238,14 +236,14 @@ mod tests {
             assert!(ring.used_bytes() <= ring.capacity_bytes());
             assert_eq!(lsns(&memory, released), (released + 1..=lsn).collect::<Vec<_>>(), "seed {seed}");
         }
-        let groups = Ring::recover(&memory, POOL, Lsn(released));
+        let groups = Ring::recover(&memory, POOL, 1, Lsn(released));
         assert!(groups.iter().all(|(lsn, group)| group.iter().all(|byte| *byte == lsn.0 as u8)));
     }
 
     #[test]
     fn a_gap_a_torn_entry_another_pool_or_an_earlier_ring_end_it() {
         let memory = memory(4096);
-        let mut ring = Ring::new(Arc::clone(&memory), POOL);
+        let mut ring = Ring::new(Arc::clone(&memory), POOL, 1);
         for lsn in 1..=5 {
             ring.push(Lsn(lsn), &[lsn as u8; 8]).expect("room");
         }
@@ -253,17 +251,27 @@ mod tests {
         assert_eq!(lsns(&memory, 5), []);
         assert_eq!(lsns(&memory, 7), []);
         assert_eq!(lsns(&memory, u64::MAX), []);
-        assert!(Ring::recover(&memory, [0; 16], Lsn(0)).is_empty());
+        assert!(Ring::recover(&memory, [0; 16], 1, Lsn(0)).is_empty());
         memory.store(64 + 3 * 32 + 24, &[0xff]);
         assert_eq!(lsns(&memory, 0), [1, 2, 3], "entry 4 is torn");
-        let _next = Ring::new(Arc::clone(&memory), POOL);
-        assert_eq!(lsns(&memory, 0), []);
+        let _next = Ring::new(Arc::clone(&memory), POOL, 2);
+        assert!(Ring::recover(&memory, POOL, 2, Lsn(0)).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_taken_after_another_node_opened_the_pool() {
+        let memory = memory(4096);
+        let mut ring = Ring::new(Arc::clone(&memory), POOL, 1);
+        (1..=5).for_each(|lsn| ring.push(Lsn(lsn), &[lsn as u8; 8]).expect("room"));
+        // Opening 2 was elsewhere, and its journal went on to change 3.
+        assert!(Ring::recover(&memory, POOL, 2, Lsn(3)).is_empty());
+        assert_eq!(lsns(&memory, 3), [4, 5], "it is the opening alone that voids them");
     }
 
     #[test]
     fn a_full_ring_says_so_and_stays_as_it_was() {
         let memory = memory(4096);
-        let mut ring = Ring::new(Arc::clone(&memory), POOL);
+        let mut ring = Ring::new(Arc::clone(&memory), POOL, 1);
         ring.push(Lsn(1), &[1; 3000]).expect("room");
         let full = RingFull { needs_bytes: 1024, free_bytes: 4032 - 3024 };
         assert_eq!(ring.push(Lsn(2), &[2; 1000]), Err(full));

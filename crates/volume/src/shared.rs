@@ -129,6 +129,8 @@ pub struct PoolShared {
     pub(crate) checkpoint_wanted: AtomicBool,
     /// The last checkpoint failed: a request that waits for the journal's space is told to come again.
     pub(crate) checkpoint_failed: AtomicBool,
+    /// The journal failed, for good.
+    pub(crate) journal_failed: AtomicBool,
     pub(crate) stopping: AtomicBool,
     /// Each core's counters of each volume.
     pub(crate) counters: Mutex<FxHashMap<[u8; 16], Vec<Arc<VolumeCounters>>>>,
@@ -185,8 +187,16 @@ impl PoolShared {
         receiver.await.unwrap_or_else(|| Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed")))
     }
 
-    /// A checkpoint begins soon, without waiting for its interval.
+    /// A checkpoint begins soon, without waiting for its interval; but after one that failed: trying again at once would
+    /// be in vain, and go on for ever.
     pub(crate) fn want_checkpoint(&self) {
+        if !self.checkpoint_failed.load(Ordering::Acquire) {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// A checkpoint begins soon.
+    pub(crate) fn begin_checkpoint(&self) {
         if !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
             self.checkpoints.send(CheckpointRequest::Soon);
         }
@@ -224,7 +234,6 @@ impl PoolShared {
                 return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
             }
             if self.checkpoint_failed.load(Ordering::Acquire) {
-                self.want_checkpoint();
                 return Err(PoolError::new(PoolErrorKind::Busy, "the journal is full and no checkpoint succeeds"));
             }
             self.want_checkpoint();

@@ -95,6 +95,7 @@ fn label() -> Label {
         pool_epoch: 1,
         sequence: 3,
         checkpoint_mark: Lsn(6),
+        openings: 1,
         layout: DiskLayout::plan(DISK_BYTES, EXTENT_BYTES, DEFAULT_JOURNAL_BYTES).expect("room"),
         opener: "host, process 12".into(),
     }
@@ -259,7 +260,7 @@ impl CarryOver for Memory {
 
 fn ring() -> Vec<u8> {
     let memory: Arc<dyn CarryOver> = Arc::new(Memory(Mutex::new(vec![0; 4096])));
-    Ring::new(Arc::clone(&memory), POOL).push(Lsn(8), &encode_group(Lsn(8), &document())).expect("room");
+    Ring::new(Arc::clone(&memory), POOL, 1).push(Lsn(8), &encode_group(Lsn(8), &document())).expect("room");
     memory.load()
 }
 
@@ -315,7 +316,7 @@ fn every_example_is_read_back() {
     assert_eq!(each, Ok((LSN, one_of_each())));
     assert_eq!(OwnerBlock::decode(bytes("Example: owner block"), &geometry, &DISK, 0), Ok(owner_block()));
     let memory: Arc<dyn CarryOver> = Arc::new(Memory(Mutex::new(bytes("Example: ring").to_vec())));
-    assert_eq!(Ring::recover(&memory, POOL, LSN), [(Lsn(8), encode_group(Lsn(8), &document()))]);
+    assert_eq!(Ring::recover(&memory, POOL, 1, LSN), [(Lsn(8), encode_group(Lsn(8), &document()))]);
     assert_eq!(PageSet::decode(bytes("Example: page set row")), Ok(page_set()));
     assert_eq!(PageRow::decode(bytes("Example: page row")), Ok(page()));
     assert_eq!(RecordRow::decode(bytes("Example: record row"), ROW), Ok(record_row()));

@@ -42,6 +42,8 @@ pub struct Label {
     /// The last checkpoint that the disk was told of before its last sync: a disk that comes back with an older one
     /// lost what it said was durable.
     pub checkpoint_mark: Lsn,
+    /// How often the pool was opened, on whatever node: a carry-over ring of another opening is void.
+    pub openings: u64,
     /// Where its regions lie.
     pub layout: DiskLayout,
     /// Who opened it last, for messages: host, boot and process.
@@ -60,6 +62,7 @@ impl Label {
         out.bytes(&self.disk_uuid);
         out.u64(self.sequence);
         out.u64(self.checkpoint_mark.0);
+        out.u64(self.openings);
         out.u32(self.pool_epoch);
         out.u16(self.disk_no.0);
         out.u8(self.rank);
@@ -94,6 +97,11 @@ impl Label {
             return Err(reader.value("sequence", sequence));
         }
         let checkpoint_mark = Lsn(reader.u64("checkpoint mark")?);
+        let openings = reader.u64("openings")?;
+        if openings == u64::MAX {
+            // There is no next one.
+            return Err(reader.value("openings", openings));
+        }
         let pool_epoch = reader.u32("pool epoch")?;
         let disk_no = DiskNo(reader.u16("disk no")?);
         let rank = reader.u8("rank")?;
@@ -114,6 +122,7 @@ impl Label {
             pool_epoch,
             sequence,
             checkpoint_mark,
+            openings,
             layout,
             opener: reader.text_max("opener", OPENER_BYTES_MAX)?,
         })
@@ -139,6 +148,7 @@ pub(crate) mod tests {
             pool_epoch: 7,
             sequence: 9,
             checkpoint_mark: Lsn(0x55),
+            openings: 4,
             layout: DiskLayout::plan(64 << 20, 1 << 20, 128 << 20).expect("room"),
             opener: "host, process 12".into(),
         }
@@ -151,6 +161,7 @@ pub(crate) mod tests {
         body.extend(b"fedcba9876543210"); // disk uuid
         body.extend([9, 0, 0, 0, 0, 0, 0, 0]); // sequence
         body.extend([0x55, 0, 0, 0, 0, 0, 0, 0]); // checkpoint mark
+        body.extend([4, 0, 0, 0, 0, 0, 0, 0]); // openings
         body.extend([7, 0, 0, 0]); // pool epoch
         body.extend([3, 0]); // disk number
         body.extend([1]); // rank
