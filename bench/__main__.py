@@ -8,7 +8,6 @@ It takes about five minutes. The long versions are in the modules (see `bench`).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from bench import first_light, memory, restart
 from bench.node import temporary_folder
 from bench.programs import Programs
-from bench.report import columns, machine_facts
+from bench.report import columns, machine_facts, show
 
 GIB = 1 << 30
 
@@ -60,10 +59,8 @@ def main() -> int:
             programs, restart.Plan(volume_bytes=8 * GIB, restarts=3, warm_s=1), folder, folder / "disk.img"
         )
     print(f"{facts['processor']}, {facts['processors']} processors, load {facts['load_average'][0]:.1f}")
-    print(columns(["", "", "", ""], rows(light, idle, again)))
-    if options.json:
-        found = {"machine": facts, "first_light": light, "memory": idle, "restart": again}
-        options.json.write_text(json.dumps(found, indent=2))
+    found = {"machine": facts, "first_light": light, "memory": idle, "restart": again}
+    show(columns(["", "", "", ""], rows(light, idle, again)), found, options.json)
     return 0
 
 

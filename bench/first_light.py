@@ -17,7 +17,6 @@ Targets that listen already are measured too: `--target name=ADDRESS:PORT,NQN[,P
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from typing import Any
 
 from bench.node import running, temporary_folder
 from bench.programs import Programs, Target
-from bench.report import columns, machine_facts
+from bench.report import columns, machine_facts, show
 
 DEPTHS = (1, 32, 128)
 FIGURES = ("iops", "p50_us", "p99_us", "server_cpu_us", "client_cpu_us")
@@ -176,9 +175,7 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(options.seconds, options.rounds, options.connections, options.region_bytes, options.cores)
     result = measure(Programs.build(options.bin), plan, options.target, options.folder)
-    print(table(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+    show(table(result), result, options.json)
     return 0
 
 

@@ -11,7 +11,6 @@ admin and half I/O queues, are opened to one of the volumes (`sds-nvme-idle`).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 from bench.node import PROCESSES, Node, resident_bytes, running, temporary_folder
 from bench.programs import Programs
-from bench.report import columns, machine_facts
+from bench.report import columns, machine_facts, show
 
 POOL_BYTES = 1 << 30
 VOLUME_BYTES = 1 << 40
@@ -104,9 +103,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where all figures go")
     options = parser.parse_args()
     result = measure(Programs.build(options.bin), Plan(options.volumes, options.connections), options.folder)
-    print(table(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+    show(table(result), result, options.json)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -41,3 +42,10 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def show(table: str, result: object, path: Path | None) -> None:
+    """Prints the table; every single figure goes to ``path`` as JSON, if there is one."""
+    print(table)
+    if path:
+        path.write_text(json.dumps(result, indent=2))

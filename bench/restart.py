@@ -30,7 +30,7 @@ from typing import Any
 
 from bench.node import Node, resident_bytes, running, temporary_folder
 from bench.programs import Programs, Target, finish
-from bench.report import machine_facts
+from bench.report import machine_facts, show
 from bench.sparse import SparseDisk
 from sds.names import parse_size
 
@@ -259,9 +259,7 @@ def main() -> int:
         folder: Path = options.data or stack.enter_context(temporary_folder())
         folder.mkdir(parents=True, exist_ok=True)
         result = measure(programs, plan, folder, options.disk or folder / "disk.img")
-    print(table(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+    show(table(result), result, options.json)
     return 0
 
 

@@ -31,6 +31,8 @@ use crate::workload::{self, Kind, Mood};
 use crate::world::World;
 
 /// Requests of a verification that are open at once, and their size.
+/// Volumes that a life tries to make before it begins.
+const FILL_UP_CREATIONS_MAX: usize = 100;
 const VERIFY_DEPTH: usize = 8;
 const VERIFY_SECTORS: u64 = (256 << 10) / SECTOR_BYTES as u64;
 /// Without an answer for so long, a request counts as lost.
@@ -372,7 +374,11 @@ impl<E: Engine> Run<E> {
 
     // Creates the volumes that a run begins with, or that are missing.
     fn fill_up(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
-        while self.hosts.borrow().live().count() < self.knobs.volume_bytes.len() {
+        // A pool that can't make anything durable, or whose metadata store is out, refuses them all: the life goes on.
+        for _ in 0..FILL_UP_CREATIONS_MAX {
+            if self.hosts.borrow().live().count() >= self.knobs.volume_bytes.len() {
+                break;
+            }
             self.create_volume(scheduler, engine);
             if !self.settle_to(scheduler, 1)? {
                 return Ok(false);
