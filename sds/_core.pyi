@@ -84,8 +84,8 @@ class Node:
 
         Returns:
             capacity_bytes, allocated_bytes, free_bytes, checkpoint_failed (bool: the journal fills up until a
-            checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), and disks: a list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or
-            "failed"}.
+            checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), and disks: a
+            list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or "failed"}.
         """
 
     def volume_create(self, pool: str, volume_uuid: str, size_bytes: int, logical_block_bytes: int = 512) -> None:
