@@ -32,10 +32,11 @@ test: ## installs what the tests need and runs them all; pytest comes last
 	@deploy/setup/step.sh "simulator, $(SEEDS) seeds" $(MAKE) sims
 	@$(MAKE) pytest
 
-lint: ## ruff, mypy, rustfmt and clippy; warnings are errors
+lint: ## ruff, mypy, the tidy test, rustfmt and clippy; warnings are errors
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	$(PY) -m pytest -q tests/test_tidy.py
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 

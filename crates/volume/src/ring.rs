@@ -56,8 +56,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring of the opening `opening`, a number that the pool never had before. What an earlier one left is void
-    /// from now on: recover it, and make it durable, before.
+    /// An empty ring of the opening `opening`, a number that the pool never had before. What an earlier one left is
+    /// void from now on: recover it, and make it durable, before.
     ///
     /// # Panics
     /// If the memory has less than 4 KiB.
@@ -126,8 +126,8 @@ impl Ring {
         self.capacity
     }
 
-    /// What the predecessor of this boot left, if it was the pool's last opening: groups `after + 1`, `after + 2` and so
-    /// on, until one is missing. Older, torn and foreign entries are passed over.
+    /// What the predecessor of this boot left, if it was the pool's last opening: groups `after + 1`, `after + 2` and
+    /// so on, until one is missing. Older, torn and foreign entries are passed over.
     #[must_use]
     pub fn recover(memory: &Arc<dyn CarryOver>, pool_uuid: [u8; 16], opening: u64, after: Lsn) -> Vec<(Lsn, Vec<u8>)> {
         let bytes = memory.load();

@@ -187,8 +187,8 @@ impl PoolShared {
         receiver.await.unwrap_or_else(|| Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed")))
     }
 
-    /// A checkpoint begins soon, without waiting for its interval; but after one that failed: trying again at once would
-    /// be in vain, and go on for ever.
+    /// A checkpoint begins soon, without waiting for its interval; but not after one that failed: trying again at once
+    /// would be in vain, and go on for ever.
     pub(crate) fn want_checkpoint(&self) {
         if !self.checkpoint_failed.load(Ordering::Acquire) {
             self.begin_checkpoint();
