@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.guest.guest import Guest, GuestError
+from tests.guest.guest import Guest, GuestError, Kind
 from tests.server import Server
 
 
@@ -22,47 +23,60 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class GuestKeeper:
-    """Keeps one guest booted for the whole session, and boots another after one has died."""
+    """Keeps a guest of each kind booted for the whole session, and boots another after one has died."""
 
     def __init__(self) -> None:
-        self._guest: Guest | None = None
+        self._guests: dict[Kind, Guest] = {}
 
-    def get(self) -> Guest:
+    def get(self, kind: Kind) -> Guest:
         """A live guest."""
-        if self._guest is None or not self._guest.alive:
-            self.drop()
-            self._guest = Guest()
-        return self._guest
+        if kind not in self._guests or not self._guests[kind].alive:
+            self.drop(kind)
+            self._guests[kind] = Guest(kind)
+        return self._guests[kind]
 
-    def drop(self) -> None:
+    def drop(self, kind: Kind) -> None:
         """Powers the guest off, if there is one."""
-        if self._guest is not None:
-            self._guest.stop()
-            self._guest = None
+        if guest := self._guests.pop(kind, None):
+            guest.stop()
+
+    @contextmanager
+    def clean(self, kind: Kind) -> Iterator[Guest]:
+        """A booted guest with nothing mounted or attached. Complaints of its kernel fail the test."""
+        guest = self.get(kind)
+        yield guest
+        if not guest.alive:
+            return
+        try:
+            complaints = [line for line in guest.run("clean", limit_s=40).lines if line.startswith("kernel: ")]
+        except GuestError:
+            # A host that can't let go of a volume would spoil the tests that follow.
+            self.drop(kind)
+            raise
+        assert not complaints, "the guest's kernel complained:\n" + "\n".join(complaints)
 
 
 @pytest.fixture(scope="session")
 def guest_keeper() -> Iterator[GuestKeeper]:
-    """The session's guest, not yet booted."""
+    """The session's guests, not yet booted."""
     keeper = GuestKeeper()
     yield keeper
-    keeper.drop()
+    for kind in Kind:
+        keeper.drop(kind)
 
 
 @pytest.fixture
 def guest(guest_keeper: GuestKeeper) -> Iterator[Guest]:
-    """A booted guest with nothing mounted or attached. Complaints of its kernel fail the test."""
-    guest = guest_keeper.get()
-    yield guest
-    if not guest.alive:
-        return
-    try:
-        complaints = [line for line in guest.run("clean", limit_s=40).lines if line.startswith("kernel: ")]
-    except GuestError:
-        # A host that can't let go of a volume would spoil the tests that follow.
-        guest_keeper.drop()
-        raise
-    assert not complaints, "the guest's kernel complained:\n" + "\n".join(complaints)
+    """Debian's own kernel, emulated: the guest for everything."""
+    with guest_keeper.clean(Kind.EMULATED) as guest:
+        yield guest
+
+
+@pytest.fixture
+def user_mode_guest(guest_keeper: GuestKeeper) -> Iterator[Guest]:
+    """User-mode Linux: the cheap guest, for iSCSI alone."""
+    with guest_keeper.clean(Kind.USER_MODE) as guest:
+        yield guest
 
 
 @pytest.fixture(scope="module")

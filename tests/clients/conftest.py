@@ -44,18 +44,26 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 
 @pytest.fixture
-def new_host(sds_server: Server, guest: Guest, wire: Wire) -> Iterator[NewHost]:
+def wire_guest(request: pytest.FixtureRequest, wire: Wire) -> Guest:
+    """The cheapest guest that has the wire's initiator; the digests stay with Debian's own kernel."""
+    guest = request.getfixturevalue("user_mode_guest" if wire.name == "iscsi" else "guest")
+    assert isinstance(guest, Guest)
+    return guest
+
+
+@pytest.fixture
+def new_host(sds_server: Server, wire_guest: Guest, wire: Wire) -> Iterator[NewHost]:
     """Makes a volume of the given size in bytes and attaches the guest to it; returns host and volume name."""
     made: list[tuple[Host, str]] = []
 
     def make(size_bytes: int) -> tuple[Host, str]:
         volume = sds_server.new_volume(size_bytes)
-        host = host_of(sds_server, guest, wire, volume)
+        host = host_of(sds_server, wire_guest, wire, volume)
         made.append((host, volume))
         host.attach()
         return host, volume
 
     yield make
     for host, _ in made:
-        if host.dev and guest.alive:
+        if host.dev and wire_guest.alive:
             host.detach()

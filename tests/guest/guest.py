@@ -1,9 +1,11 @@
 """Boots the test guest and runs scripts in it.
 
 The guest is Debian's own cloud kernel under QEMU's emulator (TCG, so no rights
-and no KVM are needed) with an initramfs of real initiators, see `mkguest.sh`.
-Booting takes about six seconds; one boot serves a whole test session, and jobs run
-side by side in it while the test does something to the server outside.
+and no KVM are needed) with an initramfs of real initiators, see `mkguest.sh`; or
+Debian's user-mode Linux, a process of this machine: cheaper, but of one CPU and with
+no NVMe/TCP. Booting takes about six seconds or two; one boot serves a whole test
+session, and jobs run side by side in it while the test does something to the server
+outside.
 
 The image is kept outside the clone: `$SDS_GUEST`, else `~/.cache/sds-guest`.
 The guest reaches the host's loopback at 10.0.2.2.
@@ -27,6 +29,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -35,6 +38,13 @@ STOP_LIMIT_S = 5
 # The guest ends a job at its limit; past this grace the guest itself counts as hung.
 HUNG_GRACE_S = 8
 CONSOLE_TAIL_LINES = 40
+
+
+class Kind(Enum):
+    """What the guest is."""
+
+    EMULATED = "emulated"
+    USER_MODE = "user-mode"
 
 
 class GuestError(AssertionError):
@@ -53,24 +63,25 @@ class GuestDiedError(GuestError):
     """The guest ended or hung: a panic, no memory, a stuck agent. The console's end is in the message."""
 
 
-def kernel_release() -> str:
-    """The newest installed cloud kernel, as in `6.1.0-56-cloud-amd64`.
+def kernel(kind: Kind) -> tuple[Path, Path]:
+    """The newest installed kernel of that kind: its image, and the folder of its modules, named as its release.
 
     Raises:
         GuestError: none is installed.
     """
-    found = sorted(
-        (path.name.removeprefix("vmlinuz-") for path in Path("/boot").glob("vmlinuz-*-cloud-amd64")),
-        key=lambda name: [int(part) for part in re.findall(r"\d+", name)],
-    )
+    if kind is Kind.USER_MODE:
+        found = [(Path("/usr/bin/linux.uml"), modules) for modules in Path("/usr/lib/uml/modules").glob("*")]
+    else:
+        images = Path("/boot").glob("vmlinuz-*-cloud-amd64")
+        found = [(image, Path("/lib/modules", image.name.removeprefix("vmlinuz-"))) for image in images]
     if not found:
-        raise GuestError("no cloud kernel in /boot: run deploy/setup/apt.sh test")
-    return found[-1]
+        raise GuestError(f"no kernel of an {kind.value} guest: run deploy/setup/apt.sh test")
+    return max(found, key=lambda pair: [int(part) for part in re.findall(r"\d+", pair[1].name)])
 
 
-def image() -> Path:
-    """The folder that holds `vmlinuz` and `initrd`, built first if a script, the kernel or a tool has changed."""
-    release = kernel_release()
+def image(kind: Kind) -> Path:
+    """The folder that holds `kernel` and `initrd`, built first if a script, the kernel or a tool has changed."""
+    source, modules = kernel(kind)
     digest = hashlib.sha256()
     for name in ("mkguest.sh", "guest-init", "guestlib.sh"):
         digest.update((HERE / name).read_bytes())
@@ -79,12 +90,12 @@ def image() -> Path:
         digest.update(f"{tool} {Path(path).stat().st_mtime_ns if path else 'missing'}".encode())
     cache = Path(os.environ.get("SDS_GUEST") or Path.home() / ".cache" / "sds-guest")
     cache.mkdir(parents=True, exist_ok=True)
-    ready = cache / f"{release}-{digest.hexdigest()[:12]}"
+    ready = cache / f"{modules.name}-{digest.hexdigest()[:12]}"
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ready.exists():
             with tempfile.TemporaryDirectory(dir=cache) as work:
-                subprocess.run(["bash", str(HERE / "mkguest.sh"), release, f"{work}/image"], check=True)
+                subprocess.run(["bash", str(HERE / "mkguest.sh"), source, modules, f"{work}/image"], check=True)
                 Path(work, "image").rename(ready)
     return ready
 
@@ -173,13 +184,13 @@ class Guest:
 
     Args:
         memory_mib: its memory; the initramfs takes about 150 MiB of it.
-        cpus: emulated CPUs, each a host thread.
+        cpus: emulated CPUs, each a host thread; user-mode Linux has one.
 
     Raises:
         GuestDiedError: it was not up within BOOT_LIMIT_S.
     """
 
-    def __init__(self, *, memory_mib: int = 1024, cpus: int = 2) -> None:
+    def __init__(self, kind: Kind = Kind.EMULATED, *, memory_mib: int = 1024, cpus: int = 2) -> None:
         self._work = Path(tempfile.mkdtemp(prefix="sds-guest."))
         self._console = self._work / "console.log"
         self._numbers = itertools.count(1)
@@ -188,9 +199,12 @@ class Guest:
         self.alive = True
         self.kernel = ""
         started = time.monotonic()
-        self._errors = (self._work / "qemu.err").open("wb")
-        self._qemu = subprocess.Popen(
-            _qemu_command(image(), self._console, memory_mib, cpus),
+        self._errors = (self._work / "errors.log").open("wb")
+        folder = image(kind)
+        self._process = subprocess.Popen(
+            _user_mode_command(folder, self._work, memory_mib)
+            if kind is Kind.USER_MODE
+            else _qemu_command(folder, self._console, memory_mib, cpus),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -225,18 +239,21 @@ class Guest:
 
     def send(self, line: str) -> None:
         """For jobs: one line to the agent."""
-        assert self._qemu.stdin
+        assert self._process.stdin
         try:
-            self._qemu.stdin.write(line.encode() + b"\n")
-            self._qemu.stdin.flush()
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
             raise GuestDiedError(self.console_tail()) from None
 
     def console_tail(self) -> str:
-        """The last lines of the kernel's console and of QEMU's own messages."""
-        console = self._console.read_text(errors="replace") if self._console.exists() else ""
-        errors = (self._work / "qemu.err").read_text(errors="replace") if self._work.exists() else ""
-        return "\n".join(["-- console:", *console.splitlines()[-CONSOLE_TAIL_LINES:], "-- qemu:", errors])
+        """The last lines of the kernel's console and of its process's own messages."""
+        logs = [path for path in (self._console, self._work / "errors.log") if path.exists()]
+        return "\n".join(
+            line
+            for path in logs
+            for line in (f"-- {path.name}:", *path.read_text(errors="replace").splitlines()[-CONSOLE_TAIL_LINES:])
+        )
 
     def stop(self) -> None:
         """Powers the guest off and removes its files."""
@@ -244,23 +261,23 @@ class Guest:
             with contextlib.suppress(GuestError):
                 self.send("OFF")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._qemu.wait(STOP_LIMIT_S)
+                self._process.wait(STOP_LIMIT_S)
         self.kill()
         shutil.rmtree(self._work, ignore_errors=True)
 
     def kill(self) -> None:
-        """Ends QEMU at once."""
-        self._qemu.kill()
-        self._qemu.wait()
+        """Ends its process at once."""
+        self._process.kill()
+        self._process.wait()
         self._reader.join()
-        for stream in (self._qemu.stdin, self._qemu.stdout, self._errors):
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
     def _read(self) -> None:
-        assert self._qemu.stdout
-        for raw in self._qemu.stdout:
+        assert self._process.stdout
+        for raw in self._process.stdout:
             verb, _, rest = raw.decode(errors="replace").rstrip("\r\n").partition(" ")
             number, _, text = rest.partition(" ")
             if verb == "READY":
@@ -292,5 +309,15 @@ def _qemu_command(folder: Path, console: Path, memory_mib: int, cpus: int) -> li
     return [
         *command,
         *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
-        *("-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd"), "-append", append),
+        *("-kernel", str(folder / "kernel"), "-initrd", str(folder / "initrd"), "-append", append),
     ]
+
+
+def _user_mode_command(folder: Path, work: Path, memory_mib: int) -> list[str]:
+    """The agent's port is the first serial line, on standard input and output; the console is on standard error."""
+    command = f"""
+        {folder}/kernel mem={memory_mib}M umid=guest uml_dir={work} initrd={folder}/initrd
+        eth0=slirp,,/usr/bin/slirp-fullbolt con=null con0=null,fd:2 ssl0=fd:0,fd:1 agent=ttyS0
+        quiet loglevel=4 panic=-1
+    """
+    return command.split()

@@ -3,15 +3,16 @@
 # real Linux initiators (nvme-cli, open-iscsi), file system tools and fio, all
 # taken from the packages installed on this machine. Nothing is downloaded.
 #
-#   mkguest.sh KVER OUT     KVER a kernel release under /lib/modules, OUT a folder
-#                           that gets `vmlinuz` and `initrd` (about 30 MB, lz4)
+#   mkguest.sh KERNEL MODULES OUT   KERNEL an image, MODULES the folder of its release's
+#                                   modules, OUT a folder that gets `kernel` and `initrd`
+#                                   (about 30 MB, lz4)
 #
-# lz4 is chosen over zstd because the guest's CPU is emulated: it boots fastest.
+# lz4 is chosen over zstd because the guest's CPU may be emulated: it boots fastest.
 set -euo pipefail
-kver=$1 out=$2
+kernel=$1 modbase=$2 out=$3
+kver=${modbase##*/}
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=/usr/sbin:/sbin:/usr/bin:/bin
-modbase=/lib/modules/$kver
 [ -d "$modbase" ] || { echo "mkguest: no modules of kernel $kver: run deploy/setup/apt.sh test" >&2; exit 2; }
 
 programs=(
@@ -31,8 +32,10 @@ modules=(
   crc32c crc32c_generic crc32c-intel libcrc32c crc32_generic crc64-rocksoft crct10dif_generic t10-pi
 )
 
-root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+root=$(mktemp -d) base=$(mktemp -d)
+trap 'rm -rf "$root" "$base"' EXIT
+# Where modprobe and depmod look, wherever the modules are.
+mkdir -p "$base/lib/modules"; ln -s "$modbase" "$base/lib/modules/$kver"
 libs=$root/lib/x86_64-linux-gnu
 mkdir -p "$out" "$libs" "$root"/{bin,usr,dev,proc,sys,run,tmp,mnt,root,var/lib/iscsi,var/lock,lib/modules}
 mkdir -p "$root"/etc/{iscsi,nvme}
@@ -80,7 +83,7 @@ find "$root/bin" "$libs" -type f -exec strip --strip-unneeded {} + 2>/dev/null |
 mod=$root/lib/modules/$kver
 mkdir -p "$mod"
 cp "$modbase"/modules.{builtin,builtin.modinfo,order} "$mod/"
-[ -f "$modbase/modules.dep" ] || depmod "$kver"
+[ -f "$modbase/modules.dep" ] || depmod -b "$base" "$kver"
 for name in "${modules[@]}"; do
   # A name that is built in, or that this kernel does not have, prints no insmod line.
   while read -r verb path _; do
@@ -93,7 +96,7 @@ for name in "${modules[@]}"; do
       *.zst) zstd -qdc "$path" > "$mod/${rel%.zst}" ;;
       *) cp "$path" "$mod/$rel" ;;
     esac
-  done < <(modprobe -S "$kver" --show-depends -a "$name" 2>/dev/null || true)
+  done < <(modprobe -d "$base" -S "$kver" --show-depends -a "$name" 2>/dev/null || true)
 done
 find "$mod" -name '*.ko' -exec strip --strip-debug {} +
 depmod -b "$root" "$kver"
@@ -113,5 +116,5 @@ install -m644 "$here/guestlib.sh" "$root/lib/guestlib.sh"
 
 (cd "$root" && find . -print0 | sort -z | cpio --null -o -H newc --quiet -R 0:0) |
   lz4 -q -l -9 > "$out/initrd"
-cp "/boot/vmlinuz-$kver" "$out/vmlinuz"
+cp -L "$kernel" "$out/kernel"
 echo "guest image $kver: initrd $(stat -c %s "$out/initrd") bytes, $(find "$mod" -name '*.ko' | wc -l) modules"
