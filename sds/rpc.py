@@ -307,9 +307,7 @@ class Server:
         self._connections.add(task)
         try:
             await self._serve(reader, writer)
-        except FramingError as error:
-            log.warning("ended a connection: %s", error)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             pass
         finally:
             self._connections.discard(task)
@@ -331,10 +329,16 @@ class Server:
                 places.release()
 
         async with asyncio.TaskGroup() as calls:
-            while data := await reader.read(READ_BYTES):
-                for message in splitter.feed(data):
-                    await places.acquire()
-                    calls.create_task(answer(message))
+            # Errors end here, within the group: what was asked before them is carried out, not cut off half-way.
+            try:
+                while data := await reader.read(READ_BYTES):
+                    for message in splitter.feed(data):
+                        await places.acquire()
+                        calls.create_task(answer(message))
+            except FramingError as error:
+                log.warning("ended a connection: %s", error)
+            except ConnectionError:
+                pass
 
     async def _answer(self, message: bytes) -> dict[str, object] | None:
         try:

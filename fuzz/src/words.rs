@@ -30,6 +30,13 @@ impl<'a> Words<'a> {
         u16::from_le_bytes(self.array())
     }
 
+    /// The next bytes, as many of these as there are.
+    pub fn part(&mut self, bytes: usize) -> &'a [u8] {
+        let (part, rest) = self.0.split_at(bytes.min(self.0.len()));
+        self.0 = rest;
+        part
+    }
+
     /// All that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)

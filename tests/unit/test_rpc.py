@@ -78,6 +78,62 @@ def test_what_is_no_message_ends_the_connection(data: bytes) -> None:
         Splitter(bytes_max=100).feed(data)
 
 
+def _feed(data: bytes, sizes: list[int]) -> tuple[list[bytes], bool]:
+    """The messages in `data`, which comes in portions of such sizes, and whether it ended the connection."""
+    splitter, found = Splitter(bytes_max=100), []
+    for size in sizes:
+        try:
+            found += splitter.feed(data[:size])
+        except FramingError:
+            return found, True
+        data = data[size:]
+    return found, False
+
+
+def test_any_bytes_are_cut_alike_in_any_portions(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3000):
+        data = bytes(rng.choices(b'{}[]"\\:1a \n\x00\xff', k=rng.randrange(60)))
+        sizes = [rng.randrange(1, 8) for _ in range(60)]
+        (found, ended), (by_byte, ended_by_byte) = _feed(data, sizes), _feed(data, [1] * 60)
+        # What comes before a fault in the same portion is lost with the connection.
+        assert ended == ended_by_byte, data
+        assert found == by_byte[: len(found)], data
+        assert ended or found == by_byte, data
+        assert all(message[:1] in b"{[" and message[-1:] in b"}]" for message in by_byte), data
+
+
+def _spoilt(rng: random.Random) -> bytes:
+    """A request with a few of its bytes changed, or values in it that a method does not expect."""
+    values: list[object] = [None, -1, 2.5, "x", [], {}, [[1]], {"a": {}}, 1 << 70, "\ud800", float("inf"), True]
+    request: dict[str, object] = {"jsonrpc": "2.0", "id": 1, "method": "double", "params": {"number": 1}}
+    for key in rng.sample(sorted(request), rng.randrange(3)):
+        request[key] = rng.choice(values)
+    if rng.random() < 0.3:
+        request["params"] = {rng.choice(["number", "times", "self", ""]): rng.choice(values)}
+    data = bytearray(json.dumps(request).encode())
+    for _ in range(rng.choice([0, 0, 1, 3])):
+        data[rng.randrange(len(data))] = rng.choice(b'{}[]",:9e-\\\x00\xff')
+    return bytes(data)
+
+
+async def test_random_requests_are_answered_or_end_their_connection_alone(
+    path: Path, client: Client, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(seed)
+    for _ in range(60):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        for _ in range(10):
+            writer.write(_spoilt(rng))
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            answers = Splitter().feed(await reader.read(-1))
+        assert all("error" in (answer := json.loads(one)) or "result" in answer for one in answers)
+        writer.close()
+    assert await client.call("double", number=4) == 8
+    assert {record.message.partition(":")[0] for record in caplog.records} <= {"ended a connection"}
+
+
 async def test_the_socket_is_its_owners_alone(path: Path) -> None:
     assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o600
 
