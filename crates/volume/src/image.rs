@@ -93,7 +93,7 @@ fn owners_of(key: PageKey, state: &PageState) -> Vec<OwnerUpdate> {
 
 /// The owner entries of a record's chunks.
 fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<OwnerUpdate> {
-    let entry = |slot: usize, whole_run: bool, states: Vec<BlockState>| OwnerEntry {
+    let entry = |slot: usize, whole_run: Option<BlockState>, states: Vec<BlockState>| OwnerEntry {
         id: record.id,
         tree: key.tree,
         birth: record.birth,
@@ -104,15 +104,20 @@ fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<Ow
         states,
         lsn,
     };
-    if let (Home::Run(start), States::AllData) = (&record.home, &record.states) {
-        return vec![(*start, Some(entry(0, true, Vec::new())), lsn)];
+    let whole = match &record.states {
+        States::AllData => Some(BlockState::Data),
+        States::AllSealed => Some(BlockState::Sealed),
+        States::Mixed { .. } => None,
+    };
+    if let (Home::Run(start), Some(_)) = (&record.home, whole) {
+        return vec![(*start, Some(entry(0, whole, Vec::new())), lsn)];
     }
     let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
     let states = |slot: usize| {
         let first = slot as u32 * per_chunk;
         (first..first + per_chunk).map(|block| record.states.get(block)).collect()
     };
-    record.home.chunks().map(|(slot, addr)| (addr, Some(entry(slot, false, states(slot))), lsn)).collect()
+    record.home.chunks().map(|(slot, addr)| (addr, Some(entry(slot, None, states(slot))), lsn)).collect()
 }
 
 /// Reads a page with all its rows; a page that is in no row yet is empty.

@@ -101,7 +101,7 @@ impl Claims {
             let of_run = run.filter(|(first, since, _)| chunk - first < CHUNKS_PER_EXTENT as u32 && since >= lsn);
             match entry {
                 _ if of_run.is_some() => {}
-                Some(entry) if entry.whole_run => {
+                Some(entry) if entry.whole_run.is_some() => {
                     run = Some((*chunk, *lsn, entry));
                     for slot in 0..CHUNKS_PER_EXTENT as u32 {
                         let newer = self.0.get(&(chunk + slot)).is_some_and(|(other, _)| slot > 0 && other > lsn);
@@ -140,10 +140,9 @@ fn take(extents: &mut FxHashMap<u64, Found>, addr: ChunkAddr, lsn: Lsn, entry: O
     found.lsn = found.lsn.max(lsn);
     let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
     let first = slot as u32 * per_chunk;
-    if entry.whole_run {
-        found.states.set(first, per_chunk, crate::record::BlockState::Data, blocks);
-    } else {
-        (first..).zip(&entry.states).for_each(|(block, state)| found.states.set(block, 1, *state, blocks));
+    match entry.whole_run {
+        Some(state) => found.states.set(first, per_chunk, state, blocks),
+        None => (first..).zip(&entry.states).for_each(|(block, state)| found.states.set(block, 1, *state, blocks)),
     }
 }
 
@@ -202,8 +201,10 @@ async fn build(
 mod tests {
     use super::*;
     use crate::place::{ExtentId, ExtentIndex, Generation, LayerId};
+    use crate::record::BlockState;
 
     fn entry(index: u64, slot: u8, whole_run: bool) -> OwnerEntry {
+        let whole_run = whole_run.then_some(BlockState::Data);
         OwnerEntry {
             id: ExtentId::new(index, Generation(1)),
             tree: TreeId(1),

@@ -390,7 +390,9 @@ impl PageState {
         let chunk_bytes = u64::from(self.blocks_per_extent) * crate::place::BLOCK_BYTES / CHUNKS_PER_EXTENT as u64;
         let top = self.extent(self.entry(layer, slot));
         if let Some(extent) = top {
-            if let (Home::Run(first), States::AllData) = (&extent.record.home, &extent.record.states) {
+            if let (Home::Run(first), States::AllData | States::AllSealed) =
+                (&extent.record.home, &extent.record.states)
+            {
                 let chunk = first.chunk + (start / chunk_bytes) as u32;
                 let addr = ChunkAddr { disk: first.disk, chunk };
                 push_piece(pieces, chunk_bytes, Piece::Disk { addr, within: start % chunk_bytes, len });
@@ -413,7 +415,7 @@ impl PageState {
         while let Some(found) = extent {
             match found.record.states.get(block) {
                 BlockState::Zero => break,
-                BlockState::Data => {
+                BlockState::Data | BlockState::Sealed => {
                     let addr = found.record.home.chunk((at / chunk_bytes) as usize).expect("a data block has a chunk");
                     return Piece::Disk { addr, within: at % chunk_bytes, len };
                 }

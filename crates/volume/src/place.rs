@@ -8,6 +8,9 @@ pub use sds_block::{ExtentId, Generation};
 pub const BLOCK_BYTES: u64 = 4096;
 /// A chunk, the unit of disk space, is this part of an extent.
 pub const CHUNKS_PER_EXTENT: usize = 16;
+/// A disk's chunks are divided in zones of so many. The first [`CHUNKS_PER_EXTENT`] of each are nobody's: they hold the
+/// CRCs of the zone's sealed blocks, 4 bytes each.
+pub const ZONE_CHUNKS: u32 = 1024 * CHUNKS_PER_EXTENT as u32;
 /// Extents whose ids lie in one page of the map.
 pub const EXTENTS_PER_PAGE: u64 = 512;
 /// Records packed in one row of the extent table; ids are granted to a page in rows.
@@ -77,6 +80,18 @@ impl fmt::Debug for ChunkAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "d{}:{}", self.disk.0, self.chunk)
     }
+}
+
+/// True for a chunk of check space, on any disk.
+#[must_use]
+pub const fn is_check_chunk(chunk: u32) -> bool {
+    chunk % ZONE_CHUNKS < CHUNKS_PER_EXTENT as u32
+}
+
+/// How many of a disk's first `chunks` chunks, a multiple of 16, are check space.
+#[must_use]
+pub const fn check_chunks(chunks: u32) -> u32 {
+    chunks.div_ceil(ZONE_CHUNKS) * CHUNKS_PER_EXTENT as u32
 }
 
 /// A run of chunks on one disk.

@@ -48,7 +48,7 @@ pub struct DiskStatus {
     pub uuid: [u8; 16],
     /// Its tier's name.
     pub tier: String,
-    /// Bytes of its data area.
+    /// Bytes that volumes may have of it.
     pub capacity_bytes: u64,
     /// Those of them that volumes have.
     pub allocated_bytes: u64,
@@ -358,7 +358,7 @@ impl<E: Io + Clock> Pool<E> {
             disk: disk.disk,
             uuid: disk.uuid,
             tier: lock(&disk.label).tier.clone(),
-            capacity_bytes: u64::from(disk.layout.chunks) * shared.chunk_bytes(),
+            capacity_bytes: u64::from(disk.layout.data_chunks()) * shared.chunk_bytes(),
             allocated_bytes: u64::from(ledger.space.allocated_chunks(disk.no)) * shared.chunk_bytes(),
             healthy: !disk.sync_failed.load(Ordering::Acquire),
         };

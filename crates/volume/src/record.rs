@@ -11,6 +11,16 @@ pub enum BlockState {
     Data,
     /// It reads zeros, whatever the base has.
     Zero,
+    /// It is data, and its CRC lies in its disk's check space ([`crate::layout::check`]).
+    Sealed,
+}
+
+impl BlockState {
+    /// True if its bytes are in the extent's chunks.
+    #[must_use]
+    pub const fn is_data(self) -> bool {
+        matches!(self, Self::Data | Self::Sealed)
+    }
 }
 
 /// Where an extent lies.
@@ -68,17 +78,19 @@ impl Home {
     }
 }
 
-/// What the blocks of an extent are: two bits each, unless all are data.
+/// What the blocks of an extent are: two bits each, unless all are data or all are sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum States {
     /// All blocks are data: the state that most extents end in, so it takes no memory.
     AllData,
-    /// Bit pairs: a bit set in `data` is data, one set in `zero` is zero, neither is absent. `(blocks + 63) / 64` words
-    /// each.
+    /// All blocks are sealed: what becomes of most extents that nobody writes any more.
+    AllSealed,
+    /// Bit pairs: a bit set in `data` alone is data, in `zero` alone zero, in both sealed, in neither absent.
+    /// `(blocks + 63) / 64` words each.
     Mixed {
-        /// Which blocks are data.
+        /// Which blocks are data or sealed.
         data: Box<[u64]>,
-        /// Which blocks are zero; empty if none is, as in most.
+        /// Which blocks are zero or sealed; empty if none is, as in most.
         zero: Box<[u64]>,
     },
 }
@@ -100,7 +112,7 @@ impl States {
     /// The words of a mixed extent's data and zero bits.
     pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
         let (data, zero) = match self {
-            Self::AllData => (&[][..], &[][..]),
+            Self::AllData | Self::AllSealed => (&[][..], &[][..]),
             Self::Mixed { data, zero } => (&data[..], &zero[..]),
         };
         data.iter().copied().chain((0..data.len()).map(move |word| zero.get(word).copied().unwrap_or(0)))
@@ -110,7 +122,7 @@ impl States {
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Self::AllData => 0,
+            Self::AllData | Self::AllSealed => 0,
             Self::Mixed { data, zero } => (data.len() + zero.len()) * 8,
         }
     }
@@ -120,35 +132,41 @@ impl States {
     pub fn get(&self, block: u32) -> BlockState {
         match self {
             Self::AllData => BlockState::Data,
+            Self::AllSealed => BlockState::Sealed,
             Self::Mixed { data, zero } => {
                 let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
-                if data[word] & bit != 0 {
-                    BlockState::Data
-                } else if zero.get(word).is_some_and(|zero| zero & bit != 0) {
-                    BlockState::Zero
-                } else {
-                    BlockState::Absent
+                match (data[word] & bit != 0, zero.get(word).is_some_and(|zero| zero & bit != 0)) {
+                    (false, false) => BlockState::Absent,
+                    (true, false) => BlockState::Data,
+                    (false, true) => BlockState::Zero,
+                    (true, true) => BlockState::Sealed,
                 }
             }
         }
     }
 
     /// Puts blocks `start..start + count` of an extent of `blocks` blocks in `state`; all data becomes
-    /// [`States::AllData`].
+    /// [`States::AllData`], all sealed [`States::AllSealed`].
     pub fn set(&mut self, start: u32, count: u32, state: BlockState, blocks: u32) {
         assert!(start + count <= blocks, "blocks lie in their extent");
-        if matches!(self, Self::AllData) {
-            if state == BlockState::Data || count == 0 {
+        let whole = match self {
+            Self::AllData => Some(BlockState::Data),
+            Self::AllSealed => Some(BlockState::Sealed),
+            Self::Mixed { .. } => None,
+        };
+        if let Some(whole) = whole {
+            if state == whole || count == 0 {
                 return;
             }
             let mut data = vec![0_u64; blocks.div_ceil(64) as usize].into_boxed_slice();
             for block in 0..blocks {
                 data[(block / 64) as usize] |= 1 << (block % 64);
             }
-            *self = Self::Mixed { data, zero: Box::default() };
+            let zero = if whole == BlockState::Sealed { data.clone() } else { Box::default() };
+            *self = Self::Mixed { data, zero };
         }
         let Self::Mixed { data, zero } = self else { unreachable!("made so above") };
-        if state == BlockState::Zero && zero.is_empty() && count > 0 {
+        if matches!(state, BlockState::Zero | BlockState::Sealed) && zero.is_empty() && count > 0 {
             *zero = vec![0_u64; data.len()].into_boxed_slice();
         }
         for block in start..start + count {
@@ -161,12 +179,18 @@ impl States {
                 BlockState::Absent => {}
                 BlockState::Data => data[word] |= bit,
                 BlockState::Zero => zero[word] |= bit,
+                BlockState::Sealed => {
+                    data[word] |= bit;
+                    zero[word] |= bit;
+                }
             }
         }
-        if data.iter().map(|word| word.count_ones()).sum::<u32>() == blocks {
-            *self = Self::AllData;
-        } else if zero.iter().all(|word| *word == 0) {
-            *zero = Box::default();
+        let count = |words: &[u64]| words.iter().map(|word| word.count_ones()).sum::<u32>();
+        match (count(data) == blocks, count(zero)) {
+            (true, 0) => *self = Self::AllData,
+            (true, sealed) if sealed == blocks => *self = Self::AllSealed,
+            (false, 0) => *zero = Box::default(),
+            _ => {}
         }
     }
 
@@ -174,7 +198,7 @@ impl States {
     #[must_use]
     pub fn none_is_data(&self) -> bool {
         match self {
-            Self::AllData => false,
+            Self::AllData | Self::AllSealed => false,
             Self::Mixed { data, .. } => data.iter().all(|word| *word == 0),
         }
     }
@@ -182,14 +206,35 @@ impl States {
     /// True if none of the blocks `start..start + count` is data.
     #[must_use]
     pub fn none_is_data_in(&self, start: u32, count: u32) -> bool {
-        (start..start + count).all(|block| self.get(block) != BlockState::Data)
+        (start..start + count).all(|block| !self.get(block).is_data())
+    }
+
+    /// True if blocks `start..start + count` are all data, sealed or not.
+    #[must_use]
+    pub fn all_data(&self, start: u32, count: u32) -> bool {
+        matches!(self, Self::AllData | Self::AllSealed) || (start..start + count).all(|block| self.get(block).is_data())
+    }
+
+    /// True if one of the blocks `start..start + count` is sealed.
+    #[must_use]
+    pub fn any_sealed(&self, start: u32, count: u32) -> bool {
+        match self {
+            Self::AllData => false,
+            Self::AllSealed => count > 0,
+            Self::Mixed { zero, .. } => {
+                !zero.is_empty() && (start..start + count).any(|block| self.get(block) == BlockState::Sealed)
+            }
+        }
     }
 
     /// True if blocks `start..start + count` are all in `state`.
     #[must_use]
     pub fn all(&self, start: u32, count: u32, state: BlockState) -> bool {
-        (matches!(self, Self::AllData) && state == BlockState::Data)
-            || (start..start + count).all(|block| self.get(block) == state)
+        match self {
+            Self::AllData => state == BlockState::Data,
+            Self::AllSealed => state == BlockState::Sealed,
+            Self::Mixed { .. } => (start..start + count).all(|block| self.get(block) == state),
+        }
     }
 }
 

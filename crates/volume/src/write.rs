@@ -161,7 +161,7 @@ impl<E: Io + Clock> PoolCore<E> {
             let id = state.entry(volume.layer, span.slot);
             let extent = state.extent_mut(id).filter(|extent| extent.record.birth == volume.layer)?;
             let (first, count) = blocks_of(span);
-            if !extent.record.states.all(first, count, BlockState::Data) || !self.takes_sectors(extent, span) {
+            if !extent.record.states.all_data(first, count) || !self.takes_sectors(extent, span) {
                 return None;
             }
             extent.writes = extent.writes.saturating_add(1);
@@ -375,7 +375,7 @@ impl<E: Io + Clock> PoolCore<E> {
             }
             push_chunks(&mut deltas, place, extent, self.slots(span));
             let (first, count) = blocks_of(span);
-            if !extent.record.states.all(first, count, BlockState::Data) {
+            if !extent.record.states.all_data(first, count) {
                 deltas.push(Delta::States { place, id, start: BlockNo(first), count, state: BlockState::Data });
             }
         }

@@ -10,6 +10,7 @@ use sds_io::CarryOver;
 use sds_volume::catalog::{Catalog, DiskEntry, LayerEntry, VolumeEntry};
 use sds_volume::delta::{Delta, Place};
 use sds_volume::layout::catalog::{decode_catalog, decode_slot, encode_catalog, encode_slot};
+use sds_volume::layout::check::block_crc;
 use sds_volume::layout::codec::crc32c;
 use sds_volume::layout::delta::{decode_group, encode_group};
 use sds_volume::layout::disk::{DEFAULT_JOURNAL_BYTES, DiskLayout};
@@ -154,7 +155,7 @@ fn first_write() -> Vec<Delta> {
     let (place, id) = (Place { tree: TREE, index: PART.1 }, PART.0);
     vec![
         Delta::Extent { place, layer: LAYER, id, base: ExtentId::HOLE },
-        Delta::Chunks { place, id, first: 2, addrs: vec![chunk(700), chunk(701), chunk(9)] },
+        Delta::Chunks { place, id, first: 2, addrs: vec![chunk(700), chunk(701), chunk(41)] },
         Delta::States { place, id, start: BlockNo(32), count: 40, state: BlockState::Data },
     ]
 }
@@ -167,8 +168,8 @@ fn document() -> Vec<Delta> {
 fn one_of_each() -> Vec<Delta> {
     let (place, id) = (Place { tree: TREE, index: PART.1 }, PART.0);
     let mut scattered = [None; 16];
-    (scattered[0], scattered[15]) = (Some(chunk(3)), Some(chunk(200)));
-    let freed = vec![ChunkRun { start: chunk(700), count: 2 }, ChunkRun { start: chunk(9), count: 1 }];
+    (scattered[0], scattered[15]) = (Some(chunk(33)), Some(chunk(200)));
+    let freed = vec![ChunkRun { start: chunk(700), count: 2 }, ChunkRun { start: chunk(41), count: 1 }];
     let [extent, chunks, states] = first_write().try_into().expect("three deltas");
     vec![
         extent,
@@ -204,9 +205,9 @@ fn owner_block() -> OwnerBlock {
     };
     let states = (64..80).map(|block| if block < 72 { BlockState::Data } else { BlockState::Absent }).collect();
     block.sequence = 5;
-    block.entries[8] = Some((Lsn(5), None));
-    block.entries[9] = entry(PART, 4, false, states, LSN);
-    block.entries[16] = entry(WHOLE, 0, true, Vec::new(), Lsn(6));
+    block.entries[16] = entry(WHOLE, 0, Some(BlockState::Sealed), Vec::new(), Lsn(6));
+    block.entries[40] = Some((Lsn(5), None));
+    block.entries[41] = entry(PART, 4, None, states, LSN);
     block
 }
 
@@ -222,7 +223,7 @@ fn page() -> PageRow {
 
 fn record_row() -> RecordRow {
     let mut home = Home::Nowhere;
-    [(2, 700), (3, 701), (4, 9)].into_iter().for_each(|(slot, at)| home.set(slot, Some(chunk(at))));
+    [(2, 700), (3, 701), (4, 41)].into_iter().for_each(|(slot, at)| home.set(slot, Some(chunk(at))));
     let mut states = States::absent(EXTENT_BLOCKS);
     states.set(32, 40, BlockState::Data, EXTENT_BLOCKS);
     let record = |(id, index), home, states| {
@@ -230,14 +231,14 @@ fn record_row() -> RecordRow {
     };
     let mut slots = vec![RowSlot::Empty(Generation(0)); 64];
     slots[2] = record(PART, home, states);
-    slots[3] = record(WHOLE, Home::Run(chunk(16)), States::AllData);
+    slots[3] = record(WHOLE, Home::Run(chunk(16)), States::AllSealed);
     slots[4] = RowSlot::Empty(Generation(9));
     RecordRow { lsn: LSN, page: PAGE, slots }
 }
 
 fn segment() -> Vec<u64> {
     let mut bits = vec![0_u64; SEGMENT_WORDS];
-    [9, 700, 701].into_iter().chain(16..32).for_each(|chunk: usize| bits[chunk / 64] |= 1 << (chunk % 64));
+    [41, 700, 701].into_iter().chain(16..32).for_each(|chunk: usize| bits[chunk / 64] |= 1 << (chunk % 64));
     bits
 }
 
@@ -269,6 +270,18 @@ fn keys() -> Vec<u8> {
     [page_set_key(PAGE), page_key(PAGE, LAYER), record_key(ROW), segment_key(DiskNo(0), 0), checkpoint].concat()
 }
 
+/// The CRCs of the whole run's first chunk.
+fn crcs() -> Vec<u8> {
+    (0..16).flat_map(|block| block_crc(WHOLE.0, block, &[0x5a; 4096]).to_le_bytes()).collect()
+}
+
+#[test]
+fn the_crcs_of_a_chunk_lie_where_the_document_says() {
+    let layout = label().layout;
+    assert_eq!(layout.check_offset(16, 0), (8 << 20) + 1024);
+    assert_eq!(layout.check_offset(17, 3), (8 << 20) + 1024 + 64 + 12);
+}
+
 #[test]
 fn every_example_is_what_is_written() {
     let written: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
@@ -287,6 +300,7 @@ fn every_example_is_what_is_written() {
         ("Example: record row", record_row().encode(ROW)),
         ("Example: bitmap row", encode_segment(LSN, &segment())),
         ("Example: checkpoint row", encode_checkpoint(LSN)),
+        ("Example: CRCs of a chunk", crcs()),
     ]);
     let shown = examples();
     assert_eq!(shown.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());

@@ -7,9 +7,10 @@
 //! Considerations: small disks are for trying things out and for tests, so what is fixed on a large disk shrinks with a
 //! small one: a disk of 64 MiB keeps 56 MiB for data.
 
+use super::check::CRC_BYTES;
 use super::codec::{DecodeError, Reader, Writer};
 use super::owner::{OWNER_BLOCK_BYTES, OwnerGeometry};
-use crate::place::CHUNKS_PER_EXTENT;
+use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ZONE_CHUNKS, check_chunks};
 
 /// Where the first label lies.
 pub const LABEL_A_OFFSET: u64 = 0;
@@ -30,8 +31,8 @@ const CATALOG_SLOT_BYTES_MIN: u64 = 256 << 10;
 const CATALOG_DIVISOR: u64 = 64;
 const REGIONS_OFFSET: u64 = 1 << 20;
 const REGION_ALIGNMENT_BYTES: u64 = 64 << 10;
-/// A disk with fewer extents than this is not worth its labels.
-const EXTENTS_MIN: u64 = 4;
+/// A disk with fewer extents than this is not worth its labels: four of data, and the run of checks.
+const EXTENTS_MIN: u64 = 5;
 
 /// The disk can't hold the regions and any data to speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub struct DiskLayout {
     pub owner_bytes: u64,
     /// The data area: where chunk 0 begins.
     pub data_offset: u64,
-    /// How many chunks it has: a multiple of 16.
+    /// How many chunks it has, check space included: a multiple of 16.
     pub chunks: u32,
 }
 
@@ -82,7 +83,7 @@ impl DiskLayout {
     /// 1 MiB); 0 is no journal.
     ///
     /// # Errors
-    /// If it has no room for four extents.
+    /// If it has no room for four extents of data.
     ///
     /// # Panics
     /// If extents can't have this size ([`is_extent_size`]).
@@ -136,6 +137,20 @@ impl DiskLayout {
     #[must_use]
     pub const fn chunk_offset(&self, chunk: u32) -> u64 {
         self.data_offset + chunk as u64 * self.chunk_bytes()
+    }
+
+    /// Chunks that data may have: all but the check space.
+    #[must_use]
+    pub const fn data_chunks(&self) -> u32 {
+        self.chunks - check_chunks(self.chunks)
+    }
+
+    /// The disk's byte where the CRC of block `block` of a chunk lies, if that block is sealed.
+    #[must_use]
+    pub const fn check_offset(&self, chunk: u32, block: u32) -> u64 {
+        let blocks_per_chunk = self.chunk_bytes() / BLOCK_BYTES;
+        let in_zone = (chunk % ZONE_CHUNKS) as u64 * blocks_per_chunk + block as u64;
+        self.chunk_offset(chunk / ZONE_CHUNKS * ZONE_CHUNKS) + in_zone * CRC_BYTES
     }
 
     /// Where the data area ends: the disk has at least this many bytes.
@@ -240,8 +255,25 @@ mod tests {
         for extent_bytes in [256 << 10, 1 << 20, 16 << 20] {
             let too_small = DiskLayout::plan(1000, extent_bytes, DEFAULT_JOURNAL_BYTES).expect_err("1000 bytes");
             assert!(DiskLayout::plan(too_small.needs_bytes, extent_bytes, DEFAULT_JOURNAL_BYTES).is_ok());
-            assert!(too_small.needs_bytes <= 5 * extent_bytes + (8 << 20), "{too_small}");
+            assert!(too_small.needs_bytes <= 6 * extent_bytes + (8 << 20), "{too_small}");
         }
+    }
+
+    #[test]
+    fn the_crcs_of_a_zone_fill_its_first_run() {
+        for extent_bytes in [256 << 10, 1 << 20, 16 << 20] {
+            let layout = DiskLayout { extent_bytes, chunks: 40_000 * 16, ..one_of_64_mib() };
+            let blocks = (extent_bytes / 16 / 4096) as u32;
+            let start = layout.chunk_offset(ZONE_CHUNKS);
+            assert_eq!(layout.check_offset(ZONE_CHUNKS, 0), start);
+            assert_eq!(layout.check_offset(ZONE_CHUNKS + 16, 1), start + extent_bytes / 1024 + 4);
+            assert_eq!(layout.check_offset(2 * ZONE_CHUNKS - 1, blocks - 1) + 4, start + extent_bytes);
+            assert_eq!(layout.data_chunks(), 40_000 * 16 - 40 * 16);
+        }
+    }
+
+    fn one_of_64_mib() -> DiskLayout {
+        DiskLayout::plan(64 << 20, 1 << 20, DEFAULT_JOURNAL_BYTES).expect("room")
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`codec`] | the envelope that everything wears, little-endian fields, what was wrong with bytes |
+//! | [`check`] | CRCs of sealed blocks |
 //! | [`parts`] | ids, homes, block states and catalog entries: what several formats share |
 //! | [`delta`] | a group of deltas, as the carry-over ring and journal frames have it |
 //! | [`disk`] | where the regions of a disk lie |
@@ -15,6 +16,7 @@
 //! Nothing here does I/O, and no bytes whatever make a decoder panic.
 
 pub mod codec;
+pub mod check;
 pub mod parts;
 pub mod delta;
 pub mod disk;

@@ -26,6 +26,7 @@ const NEVER: u8 = 0;
 const FREE: u8 = 1;
 const CHUNK: u8 = 2;
 const WHOLE_RUN: u8 = 3;
+const SEALED_RUN: u8 = 4;
 
 /// Whose a chunk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +43,8 @@ pub struct OwnerEntry {
     pub base: ExtentId,
     /// Which chunk of the extent this is.
     pub slot: u8,
-    /// This chunk and the 15 after it are the extent, and all its blocks are data.
-    pub whole_run: bool,
+    /// This chunk and the 15 after it are the extent, and all its blocks are so: data or sealed.
+    pub whole_run: Option<BlockState>,
     /// What the chunk's blocks are; empty for a whole run.
     pub states: Vec<BlockState>,
     /// The last change of the extent that is in here.
@@ -173,13 +174,12 @@ fn put_entry(out: &mut Writer, geometry: &OwnerGeometry, slot: Option<&OwnerSlot
     let kind = match slot {
         None => NEVER,
         Some((_, None)) => FREE,
-        Some((_, Some(entry))) => {
-            if entry.whole_run {
-                WHOLE_RUN
-            } else {
-                CHUNK
-            }
-        }
+        Some((_, Some(entry))) => match entry.whole_run {
+            None => CHUNK,
+            Some(BlockState::Data) => WHOLE_RUN,
+            Some(BlockState::Sealed) => SEALED_RUN,
+            Some(BlockState::Absent | BlockState::Zero) => unreachable!("a whole run is of data"),
+        },
     };
     out.u8(kind);
     let entry = slot.and_then(|(_, entry)| entry.as_ref());
@@ -191,7 +191,7 @@ fn put_entry(out: &mut Writer, geometry: &OwnerGeometry, slot: Option<&OwnerSlot
     out.u64(slot.map_or(0, |(lsn, _)| lsn.0));
     out.u32(entry.map_or(0, |entry| entry.tree.0));
     out.u32(entry.map_or(0, |entry| entry.birth.0));
-    if let Some(entry) = entry.filter(|entry| !entry.whole_run) {
+    if let Some(entry) = entry.filter(|entry| entry.whole_run.is_none()) {
         assert_eq!(entry.states.len(), geometry.blocks_per_chunk, "a state for each block of a chunk");
         for states in entry.states.chunks(BLOCKS_PER_STATES_BYTE) {
             out.u8(states.iter().enumerate().fold(0, |byte, (i, state)| byte | state_code(*state) << (2 * i)));
@@ -214,18 +214,19 @@ fn get_entry(reader: &mut Reader<'_>, geometry: &OwnerGeometry) -> Result<Option
     let whole_run = match kind {
         NEVER => return Ok(None),
         FREE => return Ok(Some((lsn, None))),
-        CHUNK => false,
-        WHOLE_RUN => true,
+        CHUNK => None,
+        WHOLE_RUN => Some(BlockState::Data),
+        SEALED_RUN => Some(BlockState::Sealed),
         _ => return Err(reader.value("entry kind", u64::from(kind))),
     };
-    if usize::from(slot) >= CHUNKS_PER_EXTENT || (whole_run && slot != 0) {
+    if usize::from(slot) >= CHUNKS_PER_EXTENT || (whole_run.is_some() && slot != 0) {
         return Err(reader.value("entry slot", u64::from(slot)));
     }
     if id.is_hole() {
         return Err(reader.value("entry extent id", 0));
     }
     let mut states = Vec::new();
-    for block in 0..if whole_run { 0 } else { geometry.blocks_per_chunk } {
+    for block in 0..if whole_run.is_some() { 0 } else { geometry.blocks_per_chunk } {
         let code = bits[block / BLOCKS_PER_STATES_BYTE] >> (2 * (block % BLOCKS_PER_STATES_BYTE)) & 3;
         states.push(state_of(code).ok_or_else(|| reader.value("entry states", u64::from(code)))?);
     }
@@ -242,7 +243,7 @@ pub(crate) mod tests {
     const DISK: [u8; 16] = *b"fedcba9876543210";
 
     pub(crate) fn entry(geometry: &OwnerGeometry, lsn: u64) -> OwnerEntry {
-        let state = |block| [BlockState::Data, BlockState::Zero, BlockState::Absent][block % 3];
+        let state = |block| [BlockState::Data, BlockState::Zero, BlockState::Absent, BlockState::Sealed][block % 4];
         OwnerEntry {
             id: ExtentId::new(0x10, Generation(2)),
             tree: TreeId(3),
@@ -250,7 +251,7 @@ pub(crate) mod tests {
             index: ExtentIndex(0x500),
             base: ExtentId::new(0x11, Generation(1)),
             slot: 6,
-            whole_run: false,
+            whole_run: None,
             states: (0..geometry.blocks_per_chunk).map(state).collect(),
             lsn: Lsn(lsn),
         }
@@ -275,7 +276,8 @@ pub(crate) mod tests {
         block.sequence = 5;
         block.entries[0] = Some((Lsn(0x77), Some(entry(&geometry, 0x77))));
         block.entries[1] = Some((Lsn(0x78), None));
-        let run = OwnerEntry { slot: 0, whole_run: true, states: Vec::new(), ..entry(&geometry, 0x79) };
+        let run =
+            OwnerEntry { slot: 0, whole_run: Some(BlockState::Sealed), states: Vec::new(), ..entry(&geometry, 0x79) };
         block.entries[2] = Some((Lsn(0x79), Some(run)));
         let mut bytes = b"SDSO\x01\0\0\0\0\x10\0\0".to_vec(); // magic, version 1, zero, length 4096
         let mut body = vec![5, 0, 0, 0, 0, 0, 0, 0]; // sequence
@@ -287,14 +289,14 @@ pub(crate) mod tests {
         body.extend([0x11, 0, 0, 0, 0, 1, 0, 0]); // base
         body.extend([0x77, 0, 0, 0, 0, 0, 0, 0]); // LSN
         body.extend([3, 0, 0, 0, 4, 0, 0, 0]); // tree, birth layer
-        // States, block 0 in the low bits: data, zero, absent, data; zero, absent, data, zero; ...
-        body.extend([0b01_00_10_01, 0b10_01_00_10, 0b00_10_01_00, 0b01_00_10_01]);
+        // States, block 0 in the low bits: data, zero, absent, sealed, and again.
+        body.extend([0b11_00_10_01; 4]);
         body.extend([0; 12]);
         body.extend([1, 0, 0, 0, 0, 0, 0, 0]); // free
         body.extend([0; 24]);
         body.extend([0x78, 0, 0, 0, 0, 0, 0, 0]); // LSN
         body.extend([0; 24]);
-        body.extend([3, 0, 0, 0, 0, 0, 0, 0]); // the first chunk of a whole run
+        body.extend([4, 0, 0, 0, 0, 0, 0, 0]); // the first chunk of a whole run, sealed
         body.extend([0x10, 0, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 1, 0, 0]);
         body.extend([0x79, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
         body.resize(4096 - 16, 0); // never owned

@@ -98,6 +98,7 @@ pub(crate) const fn state_code(state: BlockState) -> u8 {
         BlockState::Absent => 0,
         BlockState::Data => 1,
         BlockState::Zero => 2,
+        BlockState::Sealed => 3,
     }
 }
 
@@ -106,6 +107,7 @@ pub(crate) const fn state_of(code: u8) -> Option<BlockState> {
         0 => Some(BlockState::Absent),
         1 => Some(BlockState::Data),
         2 => Some(BlockState::Zero),
+        3 => Some(BlockState::Sealed),
         _ => None,
     }
 }

@@ -215,10 +215,11 @@ const ALL_DATA: u8 = 2;
 const HAS_BASE: u8 = 4;
 const SAME_BIRTH: u8 = 8;
 const RAW_STATES: u8 = 16;
+const ALL_SEALED: u8 = 32;
 
 impl RecordRow {
     /// Its bytes; `row` is the number in its key. A slot is a byte of flags, the generation and, if taken: birth layer
-    /// (unless the same as before), place in the page, base (if any), home, states (unless all are data).
+    /// (unless the same as before), place in the page, base (if any), home, states (unless all are data or all sealed).
     ///
     /// # Panics
     /// If there are not 64 slots, or a record's id or index is of another row or page.
@@ -263,8 +264,9 @@ impl RecordRow {
         for index in row * RECORDS_PER_ROW..(row + 1) * RECORDS_PER_ROW {
             let flags = reader.u8("slot flags")?;
             let generation = reader.varint_max("slot generation", u64::from(ExtentId::GENERATION_MAX))? as u32;
-            let known = TAKEN | ALL_DATA | HAS_BASE | SAME_BIRTH | RAW_STATES;
+            let known = TAKEN | ALL_DATA | HAS_BASE | SAME_BIRTH | RAW_STATES | ALL_SEALED;
             if flags & !known != 0
+                || flags & (ALL_DATA | ALL_SEALED) == ALL_DATA | ALL_SEALED
                 || (flags & TAKEN == 0 && flags != 0)
                 || (flags & TAKEN, index, generation) == (1, 0, 0)
             {
@@ -299,6 +301,7 @@ fn put_record(out: &mut Writer, record: &Record, page: PageKey, birth: &mut Laye
     parts::put_home(out, &record.home);
     match &record.states {
         States::AllData => out.0[flags_at] |= ALL_DATA,
+        States::AllSealed => out.0[flags_at] |= ALL_SEALED,
         States::Mixed { data, .. } => {
             out.varint(data.len() as u64);
             let start = out.0.len();
@@ -337,7 +340,11 @@ fn get_record(
     let index = ExtentIndex(page.page.0 * EXTENTS_PER_PAGE + slot);
     let base = if flags & HAS_BASE == 0 { ExtentId::HOLE } else { parts::get_id(reader, "base")? };
     let home = parts::get_home(reader)?;
-    let states = if flags & ALL_DATA != 0 { States::AllData } else { get_states(reader, flags & RAW_STATES != 0)? };
+    let states = match flags & (ALL_DATA | ALL_SEALED) {
+        ALL_DATA => States::AllData,
+        ALL_SEALED => States::AllSealed,
+        _ => get_states(reader, flags & RAW_STATES != 0)?,
+    };
     Ok(Record { id, birth: *birth, index, base, home, states })
 }
 
@@ -350,9 +357,6 @@ fn get_states(reader: &mut Reader<'_>, raw: bool) -> Result<States, DecodeError>
     if raw {
         let mut read = || (0..words).map(|_| reader.u64("states")).collect::<Result<Box<[u64]>, _>>();
         let (data, zero) = (read()?, read()?);
-        if let Some((data, _)) = data.iter().zip(&zero).find(|(data, zero)| **data & **zero != 0) {
-            return Err(reader.value("states", *data));
-        }
         return Ok(States::mixed(data, zero));
     }
     let (mut data, mut zero) = (vec![0_u64; words].into_boxed_slice(), vec![0_u64; words].into_boxed_slice());
@@ -361,13 +365,14 @@ fn get_states(reader: &mut Reader<'_>, raw: bool) -> Result<States, DecodeError>
         let token = reader.varint("states")?;
         let (count, state) = ((token >> 2) + 1, parts::state_of(token as u8 & 3));
         let Some(state) = state.filter(|_| count <= blocks - start) else { return Err(reader.value("states", token)) };
-        let words = match state {
-            BlockState::Absent => None,
-            BlockState::Data => Some(&mut data),
-            BlockState::Zero => Some(&mut zero),
-        };
-        if let Some(words) = words {
+        let mark = |words: &mut [u64]| {
             (start..start + count).for_each(|block| words[(block / 64) as usize] |= 1 << (block % 64));
+        };
+        if state.is_data() {
+            mark(&mut data);
+        }
+        if matches!(state, BlockState::Zero | BlockState::Sealed) {
+            mark(&mut zero);
         }
         start += count;
     }

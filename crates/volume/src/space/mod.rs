@@ -1,8 +1,8 @@
 //! Free space: which chunks of each disk are whose business.
 //!
 //! Layout: each disk has two bitmaps. *Allocated* is what deltas say: a checkpoint stores it, in segments of 4 KiB.
-//! *Taken* is that and more: chunks that were granted and are not used yet, and freed ones that still have to wait; it
-//! is what the allocator looks at, and nothing stores it.
+//! *Taken* is that and more: chunks that were granted and are not used yet, freed ones that still have to wait, and
+//! check space; it is what the allocator looks at, and nothing stores it.
 //!
 //! Considerations: 100 TiB in chunks of 64 KiB are 1.6 billion bits, so a free one is found through summaries, 64 to
 //! one, and counts are kept. A search takes the first run that is long enough from where the last one ended, so that
@@ -17,7 +17,7 @@ use bitmap::{Taken, count_bits, set_bits};
 
 use crate::delta::Delta;
 use crate::layout::rows::SEGMENT_WORDS;
-use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, ChunkRun, DiskNo, Lsn};
+use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, ChunkRun, DiskNo, Lsn, ZONE_CHUNKS, check_chunks, is_check_chunk};
 
 /// Chunks of a segment: a bit each, 4 KiB.
 pub const SEGMENT_CHUNKS: u32 = SEGMENT_WORDS as u32 * 64;
@@ -124,25 +124,28 @@ impl Space {
         None
     }
 
-    /// After replay: exactly what is allocated is taken.
+    /// After replay: exactly what is allocated is taken, and check space.
     pub fn settle(&mut self) {
         for disk in &mut self.disks {
             disk.allocated_count = disk.allocated.iter().map(|word| word.count_ones()).sum();
             disk.taken = Taken::of(disk.allocated.clone(), disk.disk.chunks);
+            disk.take_check_space();
         }
     }
 
     /// One more disk, all free.
     pub fn add_disk(&mut self, disk: SpaceDisk) {
         let segments = disk.chunks.div_ceil(SEGMENT_CHUNKS) as usize;
-        self.disks.push(DiskSpace {
+        let mut space = DiskSpace {
             disk,
             allocated: vec![0; disk.chunks.div_ceil(64) as usize],
             allocated_count: 0,
             taken: Taken::new(disk.chunks),
             cursor: 0,
             segments: vec![Segment::default(); segments],
-        });
+        };
+        space.take_check_space();
+        self.disks.push(space);
         self.disks.sort_by_key(|disk| (disk.disk.rank, disk.disk.no));
     }
 
@@ -226,6 +229,10 @@ impl Space {
             log::error!("group {} speaks of {run:?}, the disk has {} chunks", lsn.0, disk.disk.chunks);
             return;
         }
+        if is_check_chunk(run.start.chunk) || run.start.chunk % ZONE_CHUNKS + run.count > ZONE_CHUNKS {
+            log::error!("group {} speaks of {run:?}, some of it is check space", lsn.0);
+            return;
+        }
         disk.mark(run.start.chunk, run.count, lsn, on);
     }
 
@@ -272,7 +279,7 @@ impl Space {
     /// Chunks of a disk that are kept back.
     #[must_use]
     pub fn reserve_chunks(&self, disk: DiskNo) -> u32 {
-        self.disk(disk).map_or(0, |disk| disk.disk.chunks / RESERVE_DIVISOR)
+        self.disk(disk).map_or(0, DiskSpace::reserve)
     }
 
     /// True if deltas allocated the chunk.
@@ -292,8 +299,18 @@ impl Space {
 }
 
 impl DiskSpace {
+    fn take_check_space(&mut self) {
+        for zone in (0..self.disk.chunks).step_by(ZONE_CHUNKS as usize) {
+            self.taken.set(zone, (CHUNKS_PER_EXTENT as u32).min(self.disk.chunks - zone), true);
+        }
+    }
+
+    const fn reserve(&self) -> u32 {
+        (self.disk.chunks - check_chunks(self.disk.chunks)) / RESERVE_DIVISOR
+    }
+
     fn allocate(&mut self, wish: &Wish) -> Option<ChunkRun> {
-        let kept = if wish.reserve { 0 } else { self.disk.chunks / RESERVE_DIVISOR };
+        let kept = if wish.reserve { 0 } else { self.reserve() };
         let free = self.taken.free().saturating_sub(kept);
         let wanted = wish.chunks.min(free);
         let (start, count) = (wanted >= wish.chunks_min).then(|| self.find(wish, wanted))??;
