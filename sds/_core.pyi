@@ -54,7 +54,9 @@ class Node:
         """The pool label on an open disk, None where there is none.
 
         Returns:
-            pool_uuid, pool_name, disk_uuid, tier, slot_errors (a dict: why slot "A" or "B" can't be used).
+            pool_uuid, pool_name, extent_bytes, disk_uuid, tier, rank, clean (bool: closed in order), opener (str: who
+            opened the pool last), openings (how often that was done), slot_errors (a dict: why slot "A" or "B" can't
+            be used).
         """
 
     def disk_close(self, disk: int) -> None:
@@ -63,8 +65,11 @@ class Node:
     def pool_create(self, uuid: str, name: str, extent_bytes: int, disks: list[dict[str, object]]) -> None:
         """Makes a pool on open disks, each `{id, uuid, tier, rank}`; what they hold is lost."""
 
-    def pool_open(self, uuid: str, disks: list[int]) -> dict[str, object]:
+    def pool_open(self, uuid: str, disks: list[int], rename: str | None = None) -> dict[str, object]:
         """Opens a pool from its open disks; the ids of disks go over to it.
+
+        Args:
+            rename: what it is called from now on; as its labels say if None.
 
         Returns:
             what was recovered: import (bool: RocksDB was not usable and was rebuilt), unclean (bool: the predecessor

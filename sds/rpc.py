@@ -139,6 +139,10 @@ class Client:
                 carried out is unknown then.
             SdsError: the peer refused; the class that its slug names.
         """
+        return await self.call_within(self._call_limit_s, method, **params)
+
+    async def call_within(self, limit_s: float, method: str, **params: object) -> Any:
+        """The same for a method that takes longer than most."""
         writer = await self._connected()
         number = next(self._ids)
         answer = asyncio.get_running_loop().create_future()
@@ -149,11 +153,11 @@ class Client:
             request["params"] = given
         try:
             writer.write(encode(request))
-            async with asyncio.timeout(self._call_limit_s):
+            async with asyncio.timeout(limit_s):
                 await writer.drain()
                 return await answer
         except TimeoutError:
-            raise Unavailable(f"{method} was not answered within {self._call_limit_s:g} s") from None
+            raise Unavailable(f"{method} was not answered within {limit_s:g} s") from None
         except (ConnectionError, OSError) as error:
             raise Unavailable(f"the connection to {self._path} broke: {error}") from error
         finally:

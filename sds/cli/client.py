@@ -35,14 +35,14 @@ def fail(message: str, status: int = REFUSED, hints: Mapping[str, object] | None
     raise typer.Exit(status)
 
 
-def request(method: str, path: str, **options: Any) -> Any:
+def request(method: str, path: str, limit_s: float = CALL_LIMIT_S, **options: Any) -> Any:
     """One call's JSON, None where there is no body; a refusal ends the command."""
     import httpx  # noqa: PLC0415 - a tenth of a second, which `sds serve` would lose after a crash.
 
     url = os.environ.get(URL_VARIABLE, URL_DEFAULT).rstrip("/")
     headers = {"authorization": f"Bearer {_token()}"}
     try:
-        response = httpx.request(method, url + path, headers=headers, timeout=CALL_LIMIT_S, **options)
+        response = httpx.request(method, url + path, headers=headers, timeout=limit_s, **options)
     except httpx.InvalidURL as error:
         fail(f"{URL_VARIABLE} is {url!r}: {error}", hints={"accepted": f"a URL such as {URL_DEFAULT}"})
     except httpx.HTTPError as error:

@@ -13,6 +13,7 @@ from sds.errors import InvalidValue
 from sds.names import format_size, parse_size
 
 MEMORY_PREFIX = "memfd:"
+IMPORT_LIMIT_S = 660.0  # A little more than the gateway's own.
 
 pool = typer.Typer(no_args_is_help=True, help="Disks with a common extent size.")
 disk = typer.Typer(no_args_is_help=True, help="Block devices and files that pools are made of.")
@@ -50,6 +51,40 @@ def pool_list(output: Output = Format.TABLE) -> None:
 def pool_show(name: str, output: Output = Format.TABLE) -> None:
     """Show a pool: capacity, what is allocated, over-commit."""
     show_item(request("GET", f"/v1/pools/{name}"), output)
+
+
+@pool.command("import")
+def pool_import(
+    disks: Annotated[list[str], typer.Argument(metavar="DISK...", help="All disks of the pool.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="What it is called from now on; as before if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take it although it was not closed in order.")] = False,
+    yes: Yes = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take over a pool from its disks: volumes, exports and their hosts come along."""
+    if force:
+        confirm("Lose what hosts wrote and did not flush, if the pool was not closed in order", yes=yes)
+    body = {"disks": [str(Path(disk).absolute()) for disk in disks], "name": name, "force": force}
+    show_item(request("POST", "/v1/pools/import", limit_s=IMPORT_LIMIT_S, json=body), output)
+
+
+@pool.command("export")
+def pool_export(
+    name: str,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Disconnect hosts; forget a pool that failed.")] = False,
+    yes: Yes = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Close a pool in order and forget it here; its disks keep what they hold, for `sds pool import` elsewhere."""
+    confirm(f"Take pool {name} and its volumes away from this node", yes=yes)
+    done = request("POST", f"/v1/pools/{name}/export", limit_s=IMPORT_LIMIT_S, json={"force": force})
+    if output is Format.JSON:
+        show_item(done, output)
+    else:
+        how = "closed in order" if done["closed"] else "forgotten as it was"
+        show_done(f"pool {name} is {how}; on the node that is to have it:\n{done['command']}", output)
 
 
 @pool.command("delete")

@@ -259,6 +259,17 @@ def conflicts(hosts: Sequence[Host], new: Host) -> str | None:
     return None
 
 
+def name_of_host(hosts: Sequence[Host], new: Host, suffix: str) -> str:
+    """What a host that comes with a pool is called among those that are known: as one of them if it is that one, by
+    its own name if that is free, else by one made of that and the start of `suffix`.
+    """
+    known = conflicts(hosts, new)
+    if known is not None:
+        return known
+    same = next((host for host in hosts if host.name == new.name), new)
+    return new.name if same == new else f"{new.name[:54]}-{suffix[:8]}"
+
+
 def _encode(values: dict[str, Any]) -> bytes:
     return json.dumps({"version": DOCUMENT_VERSION, **values}, separators=(",", ":")).encode()
 

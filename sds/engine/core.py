@@ -22,6 +22,7 @@ def _invalid(message: str) -> SdsError:
 TABLE: Mapping[str, Callable[[str], SdsError]] = {
     "invalid_field": _invalid,
     "no_space": NoSpace,
+    "disk_missing": DiskRefused,
     "too_small": DiskRefused,
     "foreign_label": DiskRefused,
     "not_a_disk": DiskRefused,

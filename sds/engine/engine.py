@@ -18,6 +18,7 @@ from sds.engine.access import Access
 from sds.engine.catalog import PROTOCOLS, Protocol, page
 from sds.engine.events import LEVELS, Event, Events
 from sds.engine.meta import MetaThreads
+from sds.engine.moving import Moving
 from sds.engine.node_db import NodeDb
 from sds.engine.opening import open_pool
 from sds.engine.pools import Pools
@@ -52,6 +53,7 @@ class Engine:
         self._meta = MetaThreads(self._node)
         self._state = State(config, self._node, self._db, self._events, self._meta)
         self.pools = Pools(self._state)
+        self.moving = Moving(self._state, self.pools)
         self.volumes = Volumes(self._state)
         self.access = Access(self._state)
         self._pumping = threading.Event()
@@ -126,9 +128,9 @@ class Engine:
 
     def methods(self) -> Mapping[str, Handler]:
         """What is answered over the socket, by name."""
-        parts = (self.pools, self.volumes, self.access, self)
+        parts = (self.pools, self.moving, self.volumes, self.access, self)
         nouns = ("pool", "disk", "volume", "host", "export", "event", "metrics", "health", "heat")
-        verbs = ("create", "add", "list", "get", "update", "resize", "delete")
+        verbs = ("create", "add", "import", "list", "get", "update", "resize", "export", "delete")
         names = [f"{noun}_{verb}" for noun in nouns for verb in verbs]
         return {name: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from sds.engine import admission, core
-from sds.engine.catalog import Disk, Export, Host, Volume
+from sds.engine.catalog import Disk, Export, Host, Volume, name_of_host
 from sds.engine.state import PoolState, State
 from sds.errors import NotFound, SdsError
 
@@ -32,25 +32,52 @@ async def open_pool(state: State, found: PoolState, wait_ms: int = PREDECESSOR_W
         found.state, found.message = "empty", ""
         return
     try:
-        why = state.meta.attach(pool.uuid, state.config.pool(pool.uuid) / "meta")
-        if why is not None:
-            message = f"RocksDB of pool {pool.name} was set aside and is made again from the disks: {why}"
-            state.events.add("warning", "metadata-set-aside", message, f"pool/{pool.name}")
-        recovered = await core.call(state.node.pool_open, pool.uuid, list(opened))
-        troubles += await _settle_disks(state, found, opened, recovered["unused"])
-        await _load_documents(state, found)
+        troubles += await take_up(state, found, opened)
     except SdsError as error:
-        await _give_up(state, found, opened, "; ".join([*troubles, error.detail]))
+        await let_go(state, found, opened)
+        why = "; ".join([*troubles, error.detail])
+        if found.message != why:
+            state.events.add("error", "pool-failed", f"pool {pool.name} can't be opened: {why}", f"pool/{pool.name}")
+        found.state, found.message = "failed", why
         return
-    found.state, found.message = "online", "; ".join(troubles)
+    found.message = "; ".join(troubles)
     for disk, message in bad_slots:
         state.events.add("warning", "label-slot-bad", message, f"disk/{disk.uuid}")
+
+
+async def take_up(state: State, found: PoolState, opened: dict[int, Disk], rename: str | None = None) -> list[str]:
+    """Opens a pool from its open disks, by the core's ids, and takes up its documents: then it is online.
+
+    Args:
+        rename: what its labels are to call it from now on.
+
+    Returns:
+        what is wrong with it all the same.
+
+    Raises:
+        SdsError: it can't be opened; `let_go` is to follow.
+    """
+    pool = found.pool
+    why = state.meta.attach(pool.uuid, state.config.pool(pool.uuid) / "meta")
+    if why is not None:
+        message = f"RocksDB of pool {pool.name} was set aside and is made again from the disks: {why}"
+        state.events.add("warning", "metadata-set-aside", message, f"pool/{pool.name}")
+    recovered = await core.call(state.node.pool_open, pool.uuid, list(opened), rename)
+    troubles = await _settle_disks(state, found, opened, recovered["unused"])
+    await _load_documents(state, found)
+    found.state = "online"
     told = ", ".join(f"{key} {value}" for key, value in recovered.items() if isinstance(value, bool | int | float))
     state.events.add("info", "pool-opened", f"pool {pool.name} is online ({told})", f"pool/{pool.name}")
+    return troubles
 
 
-async def _give_up(state: State, found: PoolState, opened: Iterable[int], why: str) -> None:
+async def let_go(state: State, found: PoolState, opened: Iterable[int]) -> None:
+    """Closes what a failed `take_up` left open: the pool, its disks, its RocksDB."""
     pool = found.pool
+    try:
+        await core.call(state.node.pool_close, pool.uuid)
+    except SdsError as error:
+        log.info("pool %s: %s", pool.name, error)
     for disk in opened:
         try:
             await core.call(state.node.disk_close, disk)
@@ -58,10 +85,6 @@ async def _give_up(state: State, found: PoolState, opened: Iterable[int], why: s
             # The core may have closed it itself, together with the pool.
             log.info("disk %d of pool %s: %s", disk, pool.name, error)
     state.meta.detach(pool.uuid)
-    first_time = found.message != why
-    found.state, found.message = "failed", why
-    if first_time:
-        state.events.add("error", "pool-failed", f"pool {pool.name} can't be opened: {why}", f"pool/{pool.name}")
 
 
 async def _open_disks(
@@ -153,7 +176,7 @@ async def _load_documents(state: State, found: PoolState) -> None:
             volume = await _settle_volume(state, Volume.decode(data, pool.name), pool.uuid)
             if volume is not None:
                 by_uuid[volume.uuid] = volume
-    wanted: set[str] = set()
+    hosts = await _take_up_hosts(state, found, documents)
     for key, data in sorted(documents.items()):
         if not key.startswith("export/"):
             continue
@@ -161,15 +184,38 @@ async def _load_documents(state: State, found: PoolState) -> None:
         if owner is None:
             await core.call(state.node.document_put, pool.uuid, key, None)
             continue
-        export = replace(Export.decode(data, pool.name), volume=owner.name)
+        export = Export.decode(data, pool.name)
+        names = tuple(sorted({hosts.get(name, name) for name in export.hosts}))
+        if names != export.hosts:
+            await core.call(state.node.document_put, pool.uuid, key, replace(export, hosts=names).encode())
+        export = replace(export, volume=owner.name, hosts=names)
         state.exports[export.id] = export
-        wanted.update(export.hosts)
-    for name in sorted(wanted - state.hosts.keys()):
-        data_of_host = documents.get(f"host/{name}")
-        if data_of_host is not None:
-            host = Host.decode(data_of_host)
-            state.hosts[name] = host
-            state.db.put_host(host)
+
+
+async def _take_up_hosts(state: State, found: PoolState, documents: Mapping[str, bytes]) -> dict[str, str]:
+    """What the node calls the hosts that a pool's exports name, by the names that the pool gives them.
+
+    A pool that comes from elsewhere may name a host as the node names another one: that one must not see its exports.
+    """
+    pool, names = found.pool, dict[str, str]()
+    exports = [Export.decode(data, pool.name) for key, data in documents.items() if key.startswith("export/")]
+    for wanted in sorted({name for export in exports for name in export.hosts}):
+        data = documents.get(f"host/{wanted}")
+        if data is None:
+            continue
+        host = Host.decode(data)
+        name = name_of_host(list(state.hosts.values()), host, pool.uuid)
+        names[host.name] = name
+        if name not in state.hosts:
+            state.hosts[name] = replace(host, name=name)
+            state.db.put_host(state.hosts[name])
+        if name != host.name:
+            ours = state.hosts[name]
+            await core.call(state.node.document_put, pool.uuid, ours.key, ours.encode())
+            await core.call(state.node.document_put, pool.uuid, host.key, None)
+            message = f"host {host.name} of pool {pool.name} is called {name} here: the name was taken"
+            state.events.add("warning", "host-renamed", message, f"host/{name}")
+    return names
 
 
 async def _settle_volume(state: State, volume: Volume, pool: str) -> Volume | None:

@@ -122,7 +122,7 @@ class Pools:
             if found.state == "failed":
                 self._state.online_pool(pool)  # It refuses, and says why.
             tier_rank = check_tier(tier, rank, {disk.tier: disk.rank for disk in found.pool.disks})
-            present = self._present(path)
+            present = self.present(path)
             if present is not None:
                 holder, disk = present
                 if holder is not found or disk.tier != tier:
@@ -166,7 +166,8 @@ class Pools:
                     return await self._disk_item(found, one)
         raise NotFound(f"there is no disk {disk!r}", field="disk")
 
-    def _present(self, path: str) -> tuple[PoolState, Disk] | None:
+    def present(self, path: str) -> tuple[PoolState, Disk] | None:
+        """The pool of this node that has the disk at a path, and its entry."""
         for found in self._state.pools.values():
             for disk in found.pool.disks:
                 if admission.same_file(disk.path, path):

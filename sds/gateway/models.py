@@ -65,6 +65,37 @@ class Pool(BaseModel):
     created: Time
 
 
+class PoolImport(Body):
+    """A pool to take over from its disks."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"disks": ["/dev/sdb", "/dev/sdc"]}]})
+
+    disks: list[str] = Field(description="The absolute paths of all its disks.")
+    name: Name | None = Field(default=None, description="What it is called from now on; as before if not given.")
+    force: bool = Field(
+        default=False,
+        description="Take it although it was not closed in order: what hosts wrote and did not flush may be lost.",
+    )
+
+
+class PoolExport(Body):
+    """How to let go of a pool."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
+
+    force: bool = Field(default=False, description="Disconnect hosts; forget a pool that failed, without closing it.")
+
+
+class PoolExported(BaseModel):
+    """A pool that this node does not know any more."""
+
+    name: str
+    uuid: str
+    closed: bool = Field(description="Whether its labels say that it was closed in order.")
+    disks: list[str]
+    command: str = Field(description="What to type on the node that is to have it.")
+
+
 class DiskAdd(Body):
     """A disk to add to a pool."""
 

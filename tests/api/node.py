@@ -62,8 +62,24 @@ class ScriptedEngine:
         async def metrics_get() -> object:
             return self._answer("metrics_get", locals())
 
-        made = (volume_create, volume_list, volume_get, volume_resize, volume_delete, export_create)
-        return {method.__name__: method for method in (*made, health_get, metrics_get)}
+        made: tuple[Handler, ...] = (
+            volume_create,
+            volume_list,
+            volume_get,
+            volume_resize,
+            volume_delete,
+            export_create,
+        )
+        return {method.__name__: method for method in (*made, *self._of_pools(), health_get, metrics_get)}
+
+    def _of_pools(self) -> tuple[Handler, ...]:
+        async def pool_import(disks: list[str], name: str | None = None, *, force: bool = False) -> object:
+            return self._answer("pool_import", locals())
+
+        async def pool_export(name: str, *, force: bool = False) -> object:
+            return self._answer("pool_export", locals())
+
+        return pool_import, pool_export
 
     def _answer(self, method: str, params: dict[str, Any]) -> object:
         given = {name: value for name, value in params.items() if name != "self" and value is not None}

@@ -32,6 +32,22 @@ EXPORT = {
     "created": "2026-01-01T00:00:00+00:00",
 }
 
+POOL = {
+    "name": "archive",
+    "uuid": "5b0f3a4e-6f3e-4a43-8e57-1f1b8a0a4d10",
+    "state": "online",
+    "message": "",
+    "extent_bytes": 1 << 20,
+    "capacity_bytes": 1 << 40,
+    "allocated_bytes": 0,
+    "free_bytes": 1 << 40,
+    "provisioned_bytes": 0,
+    "overcommit": 0.0,
+    "disks": 2,
+    "volumes": 0,
+    "created": "2026-01-01T00:00:00+00:00",
+}
+
 Sds = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -104,6 +120,28 @@ def test_a_wrong_size_never_leaves_the_command(sds: Sds, engine: ScriptedEngine)
     assert done.returncode == 1
     assert "512G" in done.stderr
     assert not engine.asked
+
+
+def test_a_pool_is_imported_by_absolute_paths_and_its_loss_is_asked_about(sds: Sds, engine: ScriptedEngine) -> None:
+    engine.answers["pool_import"] = {"item": POOL, "new": True}
+    done = sds("pool", "import", "disks/a", "/dev/b", "--name", "other", "--output", "json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, POOL)
+    disks = [str(Path("disks/a").absolute()), "/dev/b"]
+    assert engine.asked == [("pool_import", {"disks": disks, "name": "other", "force": False})]
+    assert sds("pool", "import", "/dev/b", "--force").returncode == 4
+    assert sds("pool", "import", "/dev/b", "--force", "--yes").returncode == 0
+    assert engine.asked[1:] == [("pool_import", {"disks": ["/dev/b"], "force": True})]
+
+
+def test_an_export_of_a_pool_prints_what_to_type_on_the_other_node(sds: Sds, engine: ScriptedEngine) -> None:
+    command = "sds pool import /dev/a '/dev/b c'"
+    answer = {"name": "archive", "uuid": POOL["uuid"], "closed": True, "disks": ["/dev/a", "/dev/b c"]}
+    engine.answers["pool_export"] = answer | {"command": command}
+    assert sds("pool", "export", "archive").returncode == 4
+    assert not engine.asked
+    assert sds("pool", "export", "archive", "--yes").stdout.splitlines()[-1] == command
+    assert json.loads(sds("pool", "export", "archive", "-y", "-o", "json").stdout) == engine.answers["pool_export"]
+    assert engine.asked == [("pool_export", {"name": "archive", "force": False})] * 2
 
 
 def test_deleting_needs_yes_where_nobody_can_be_asked(sds: Sds, engine: ScriptedEngine) -> None:

@@ -18,9 +18,11 @@ def url_of(server: Server, volume: str) -> str:
     return f"iscsi://127.0.0.1:{server.iscsi_port}/{export.target}/{export.unit}"
 
 
-def start_qemu_io(url: str, *steps: str) -> subprocess.Popen[str]:
-    """Starts qemu-io with these steps; what they print has to fit in a pipe."""
-    command = ["qemu-io", "-f", "raw", *(part for step in steps for part in ("-c", step)), url]
+def start_qemu_io(url: str, *steps: str, cache: str = "writethrough") -> subprocess.Popen[str]:
+    """Starts qemu-io with these steps; what they print has to fit in a pipe. With cache `writeback`, what is written
+    is flushed only by a step `flush`.
+    """
+    command = ["qemu-io", "-t", cache, "-f", "raw", *(part for step in steps for part in ("-c", step)), url]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// Notes the pool as being opened, with its disks and its carry-over memory.
-    fn admit(&self, uuid: Uuid, disks: &[DiskId]) -> Result<PoolEnv, Refusal> {
+    fn admit(&self, uuid: Uuid, disks: &[DiskId], rename: Option<String>) -> Result<PoolEnv, Refusal> {
         {
             let mut pools = self.pools();
             if pools.contains_key(&uuid) {
@@ -132,6 +132,7 @@ impl Engine {
             meta: Arc::new(PoolMeta::new(Arc::clone(&self.meta), uuid)),
             carry_over: Arc::new(carry_over),
             opener: self.opener.clone(),
+            rename,
             tuning: self.options.tuning,
             planted: Planted::default(),
         })
@@ -141,7 +142,7 @@ impl Engine {
     pub fn create_pool(&self, spec: PoolSpec, disks: Vec<NewDisk>) -> Result<(), Refusal> {
         let uuid = Uuid(spec.uuid);
         let ids: Vec<DiskId> = disks.iter().map(|disk| disk.disk).collect();
-        let world = self.admit(uuid, &ids)?;
+        let world = self.admit(uuid, &ids, None)?;
         let outcome =
             self.first_core().block_on(move |local| {
                 let local = local.clone();
@@ -152,9 +153,10 @@ impl Engine {
         self.settle(uuid, outcome.map_err(Refusal::from).and_then(|opened| Ok(opened?)))
     }
 
-    /// Opens a pool from its disks; those that are not part of it are closed.
-    pub fn open_pool(&self, uuid: Uuid, disks: Vec<DiskId>) -> Result<Recovered, Refusal> {
-        let world = self.admit(uuid, &disks)?;
+    /// Opens a pool from its disks, which is called `rename` from now on if that is given; disks that are not part of
+    /// it are closed.
+    pub fn open_pool(&self, uuid: Uuid, disks: Vec<DiskId>, rename: Option<String>) -> Result<Recovered, Refusal> {
+        let world = self.admit(uuid, &disks, rename)?;
         let outcome = self.first_core().block_on(move |local| {
             let local = local.clone();
             async move {

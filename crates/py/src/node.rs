@@ -91,9 +91,16 @@ impl Node {
         Ok(py.detach(|| self.engine.create_pool(spec, disks))?)
     }
 
-    fn pool_open(&self, py: Python<'_>, uuid: Uuid, disks: Vec<u16>) -> PyResult<RecoveredShape> {
+    #[pyo3(signature = (uuid, disks, rename = None))]
+    fn pool_open(
+        &self,
+        py: Python<'_>,
+        uuid: Uuid,
+        disks: Vec<u16>,
+        rename: Option<String>,
+    ) -> PyResult<RecoveredShape> {
         let disks = disks.into_iter().map(DiskId).collect();
-        Ok(py.detach(|| self.engine.open_pool(uuid, disks))?.into())
+        Ok(py.detach(|| self.engine.open_pool(uuid, disks, rename))?.into())
     }
 
     fn pool_close(&self, py: Python<'_>, uuid: Uuid) -> PyResult<()> {

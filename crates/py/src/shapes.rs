@@ -47,6 +47,11 @@ pub struct LabelShape {
     pool_name: String,
     disk_uuid: Uuid,
     tier: String,
+    rank: u8,
+    extent_bytes: u64,
+    clean: bool,
+    opener: String,
+    openings: u64,
     slot_errors: BTreeMap<&'static str, String>,
 }
 
@@ -60,6 +65,11 @@ impl LabelShape {
             pool_name: label.pool_name,
             disk_uuid: Uuid(label.disk_uuid),
             tier: label.tier,
+            rank: label.rank,
+            extent_bytes: label.layout.extent_bytes,
+            clean: label.clean,
+            opener: label.opener,
+            openings: label.openings,
             slot_errors: bad.filter_map(|(slot, error)| Some((slot, error?.to_string()))).collect(),
         })
     }

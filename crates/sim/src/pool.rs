@@ -57,6 +57,7 @@ impl PoolEngine {
             meta: around.meta.clone(),
             carry_over: around.carry_over.clone(),
             opener: "the simulator".to_owned(),
+            rename: None,
             tuning: tuning(&mut Random::new(around.seed)),
             planted: Planted {
                 free_early: planted.free_early,

@@ -27,6 +27,8 @@ pub struct PoolEnv {
     pub carry_over: Arc<dyn CarryOver>,
     /// Who opens the pool: written in every label, so that a second engine can name the first.
     pub opener: String,
+    /// What the pool is called from this opening on; `None`: as its labels say.
+    pub rename: Option<String>,
     /// Limits and intervals.
     pub tuning: Tuning,
     /// Defects that the simulator plants to see that it would find them. All off in production.

@@ -9,13 +9,13 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use sds_io::{Clock, Io, MetaStore};
+use sds_io::{Clock, DiskId, Io, MetaStore};
 
 use crate::catalog::Catalog;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::format::clear_meta;
 use crate::image::page_rows;
-use crate::label_io::read_catalog;
+use crate::label_io::{SlotError, read_catalog};
 use crate::layout::catalog::{decode_catalog, encode_catalog};
 use crate::layout::owner::OwnerEntry;
 use crate::layout::rows::{self, SEGMENT_WORDS};
@@ -69,17 +69,29 @@ pub(crate) async fn import<E: Io + Clock>(
 
 async fn newest_catalog<E: Io>(io: &E, members: &[Member], before: Lsn) -> Result<Catalog, PoolError> {
     let mut newest: Option<Catalog> = None;
-    for member in members {
-        match read_catalog(io, member.disk, &member.label.layout).await.map(|(_, bytes)| decode_catalog(&bytes)) {
-            Ok(Ok(catalog)) if newest.as_ref().is_none_or(|other| other.lsn < catalog.lsn) => newest = Some(catalog),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => log::warn!("{}: its catalog can't be used: {error}", io.disk(member.disk).path),
-            Err([error, _]) => log::warn!("{}: it has no catalog: {error}", io.disk(member.disk).path),
+    for (disk, read) in read_catalogs(io, members).await {
+        match read {
+            Ok(catalog) if newest.as_ref().is_none_or(|other| other.lsn < catalog.lsn) => newest = Some(catalog),
+            Ok(_) => {}
+            Err(error) => log::warn!("{}: its catalog can't be used: {error}", io.disk(disk).path),
         }
     }
     newest
         .filter(|catalog| catalog.lsn >= before)
         .ok_or_else(|| PoolError::new(PoolErrorKind::Corrupt, "no disk has a catalog that the journal goes on from"))
+}
+
+/// What each disk's newest catalog slot says, or why it has none.
+pub(crate) async fn read_catalogs<E: Io>(io: &E, members: &[Member]) -> Vec<(DiskId, Result<Catalog, SlotError>)> {
+    let mut catalogs = Vec::with_capacity(members.len());
+    for member in members {
+        let read = match read_catalog(io, member.disk, &member.label.layout).await {
+            Ok((_, bytes)) => decode_catalog(&bytes).map_err(SlotError::Decode),
+            Err([error, _]) => Err(error),
+        };
+        catalogs.push((member.disk, read));
+    }
+    catalogs
 }
 
 /// What the owner table of one disk claims, and which claims hold: of a chunk within a whole run the newer one does.

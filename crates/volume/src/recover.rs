@@ -5,18 +5,19 @@
 //! predecessor that was killed may have answered writes that are in no journal, and what only the ring has is
 //! journaled.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use sds_io::sync::join_all;
 use sds_io::{Clock, DiskId, Io, MetaStore};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, DiskEntry};
 use crate::delta::Delta;
 use crate::env::{CoreEnv, PoolEnv};
 use crate::error::{PoolError, PoolErrorKind};
 use crate::format::{clear_meta, member};
-use crate::import::import;
+use crate::import::{import, read_catalogs};
 use crate::journal::{Journal, JournalError, MemberNote, MemberProblem, Replay};
 use crate::label_io::{read_label, write_label};
 use crate::layout::catalog::decode_catalog;
@@ -29,6 +30,8 @@ use crate::space::{SegmentImage, Space, SpaceDisk};
 
 /// Rows that are read from the MetaStore at a time.
 const SCAN_ROWS_MAX: usize = 1024;
+/// Missing disks that a refusal names.
+const MISSING_NAMED_MAX: usize = 8;
 
 /// A disk of the pool with its label.
 #[derive(Clone, Debug)]
@@ -193,6 +196,11 @@ async fn open_journal<E: Io>(
     let current = |member: &&Member| member.label.journal && member.label.pool_epoch == epoch;
     let regions = members.iter().filter(current).map(member_region).collect::<Vec<_>>();
     if regions.is_empty() {
+        // The newest catalog of the disks that are there may name the one that is not.
+        let catalogs = read_catalogs(io, members).await.into_iter().filter_map(|(_, read)| read.ok());
+        if let Some(catalog) = catalogs.max_by_key(|catalog| catalog.lsn) {
+            require_disks(members, &catalog)?;
+        }
         return Err(PoolError::new(PoolErrorKind::DiskMissing, "no disk with a current journal is there"));
     }
     let failed = |error: JournalError| {
@@ -305,11 +313,9 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
     if members.is_empty() {
         return Err(PoolError::new(PoolErrorKind::Corrupt, "the pool's catalog knows none of the disks"));
     }
-    for entry in catalog.disks.values() {
-        let Some(member) = members.iter().find(|member| member.label.disk_no == entry.no) else {
-            let what = "a disk of the pool is missing, its number";
-            return Err(PoolError::new(PoolErrorKind::DiskMissing, what).with_value(u64::from(entry.no.0)));
-        };
+    require_disks(members, catalog)?;
+    for member in members.iter() {
+        let entry = &catalog.disks[&member.label.disk_no];
         if member.label.layout.chunks != entry.chunks {
             let what = "a disk's label has another size than the catalog, its number";
             return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(u64::from(entry.no.0)));
@@ -323,6 +329,39 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
         return Err(PoolError::new(PoolErrorKind::Corrupt, "two disks have the same number and name"));
     }
     Ok(unused.into_iter().map(|member| member.disk).collect())
+}
+
+/// Refuses with the names of the catalog's disks that are not there.
+fn require_disks(members: &[Member], catalog: &Catalog) -> Result<(), PoolError> {
+    let is_there = |entry: &&DiskEntry| members.iter().any(|member| member.label.disk_no == entry.no);
+    let missing: Vec<DiskEntry> = catalog.disks.values().filter(|entry| !is_there(entry)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = "disks of the pool are missing";
+    let error = PoolError::new(PoolErrorKind::DiskMissing, what).with_value(missing.len() as u64);
+    Err(error.with_source(MissingDisks(missing)))
+}
+
+/// The disks of a pool that are not there: each by uuid, tier and number.
+#[derive(Debug)]
+struct MissingDisks(Vec<DiskEntry>);
+
+impl fmt::Display for MissingDisks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, DiskEntry { no, uuid, tier, .. }) in self.0.iter().take(MISSING_NAMED_MAX).enumerate() {
+            let [a, b, c, d, e] = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex(&uuid[part]));
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{a}-{b}-{c}-{d}-{e} (tier {tier}, number {})", no.0)?;
+        }
+        if self.0.len() > MISSING_NAMED_MAX { f.write_str(", and more") } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for MissingDisks {}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none.
@@ -345,6 +384,9 @@ async fn mark_open<E: Io>(
         member.label.openings = openings;
         member.label.clean = false;
         member.label.opener.clone_from(&world.opener);
+        if let Some(name) = &world.rename {
+            member.label.pool_name.clone_from(name);
+        }
     }
     let writes = members.iter().map(|member| write_label(io, member.disk, &member.label)).collect();
     let failed = |error| PoolError::new(PoolErrorKind::Io, "a label can't be written").with_source(error);

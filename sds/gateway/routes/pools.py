@@ -6,8 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from sds.gateway.models import Page, Pool, PoolCreate
+from sds.gateway.models import Page, Pool, PoolCreate, PoolExport, PoolExported, PoolImport
 from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+
+IMPORT_LIMIT_S = 600.0  # All owner tables are read: gigabytes at 100 TiB.
 
 router = APIRouter(prefix="/v1/pools", tags=["pools"], responses=PROBLEMS)
 
@@ -16,6 +18,12 @@ router = APIRouter(prefix="/v1/pools", tags=["pools"], responses=PROBLEMS)
 async def create(engine: Engine, body: PoolCreate, response: Response) -> Any:
     """Makes a pool. It has no disk at first."""
     return created(response, await engine.call("pool_create", **body.model_dump()))
+
+
+@router.post("/import", status_code=201, response_model=Pool)
+async def take_over(engine: Engine, body: PoolImport, response: Response) -> Any:
+    """Takes over a pool from its disks: volumes, exports and their hosts come along."""
+    return created(response, await engine.call_within(IMPORT_LIMIT_S, "pool_import", **body.model_dump()))
 
 
 @router.get("", response_model=Page[Pool])
@@ -28,6 +36,12 @@ async def index(engine: Engine, limit: Limit = None, cursor: Cursor = None) -> A
 async def get(engine: Engine, name: str) -> Any:
     """One pool."""
     return await engine.call("pool_get", name=name)
+
+
+@router.post("/{name}/export", response_model=PoolExported)
+async def export(engine: Engine, name: str, body: PoolExport) -> Any:
+    """Closes a pool in order and forgets it on this node; its disks keep what they hold."""
+    return await engine.call_within(IMPORT_LIMIT_S, "pool_export", name=name, **body.model_dump())
 
 
 @router.delete("/{name}", status_code=204)
