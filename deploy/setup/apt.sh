@@ -9,7 +9,7 @@ set -euo pipefail
 run=(python3 python3-venv gcc libc6-dev)
 test=(
   linux-image-cloud-amd64 qemu-system-x86 user-mode-linux slirp busybox lz4 cpio kmod binutils g++
-  nvme-cli open-iscsi fio e2fsprogs xfsprogs
+  nvme-cli open-iscsi fio e2fsprogs xfsprogs libfuse3-3 libiscsi7
   sg3-utils lsscsi iproute2 jq udev libiscsi-bin qemu-utils qemu-block-extra
 )
 case ${1:-} in

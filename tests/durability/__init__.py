@@ -1,0 +1,1 @@
+"""What survives: the real product under crashes, with an oracle of what its hosts were told."""
