@@ -9,8 +9,8 @@ export PATH := $(HOME)/.cache/sds/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
 DATA ?= data
 SEED ?= 1
-SEEDS ?= 500
-LONG_SEEDS ?= 20000
+SEEDS ?= 1000
+LONG_SEEDS ?= 10000
 CUTS ?= 1000
 FUZZ_SECONDS ?= 600
 FUZZ_JOBS ?= 1

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use sds_volume::Planted;
+
 use crate::random::Random;
 
 const MIB: u64 = 1 << 20;
@@ -41,17 +43,6 @@ pub struct Weights {
     pub operations: Vec<u32>,
     /// Sector, block, up to 64 KiB, up to 256 KiB, up to 1 MiB.
     pub sizes: [u32; 5],
-}
-
-/// A defect that a run puts in on purpose, to show that the simulator would find it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// A freed chunk is given out at once.
-    pub free_early: bool,
-    /// The journal's reader takes any frame.
-    pub ignore_crc: bool,
-    /// A commit does not sync the disks.
-    pub skip_sync: bool,
 }
 
 /// A seed's decisions.

@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`random`], [`knobs`] | numbers from a seed; what a seed turns on |
+//! | [`lean`] | worlds in which a planted defect shows |
 //! | [`workload`], [`host`] | what is asked; hosts that submit it and judge the answers |
 //! | [`engine`], [`pool`], [`linear`] | what is asked of an engine; the real one; a small one for our own tests |
 //! | [`rot`] | blocks of a pool's disks of which there is another copy |
@@ -18,6 +19,7 @@
 
 pub mod random;
 pub mod knobs;
+pub mod lean;
 pub mod workload;
 pub mod host;
 pub mod engine;

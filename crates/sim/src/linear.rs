@@ -8,6 +8,7 @@ use std::rc::Rc;
 use sds_block::{BlockError, Bytes, Command, Device, DeviceFuture, ErrorKind, Geometry, LbaCount, LbaRange, Request};
 use sds_io::sync::Event;
 use sds_io::{Buffer, DiskId, Io, IoError, ReadBytes, Slice};
+use sds_volume::Defect;
 
 use crate::engine::{DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
 use crate::knobs::Knobs;
@@ -198,7 +199,7 @@ impl Linear {
             locked: Cell::new(false),
             unlocked: Event::default(),
             disks: self.around.disks.len() as u64,
-            skip_sync: self.around.knobs.planted.skip_sync,
+            skip_sync: self.around.knobs.planted.has(Defect::SkipSync),
         })
     }
 
@@ -253,7 +254,7 @@ impl Engine for Linear {
         let region = (0..).find(|region| !self.used.borrow().contains(region)).expect("a region");
         let row = Row { region, size_bytes, logical_block_bytes: logical };
         let region = self.region(row);
-        if !self.around.knobs.planted.free_early {
+        if !self.around.knobs.planted.has(Defect::FreeEarly) {
             region.zero(0, size_bytes, false).await.map_err(refusal)?;
         }
         region.io.sync(region.place(0).0).await.map_err(refusal)?;
@@ -326,7 +327,8 @@ pub fn suited(mut knobs: Knobs) -> Knobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knobs::Planted;
+    use sds_volume::Planted;
+
     use crate::report::Counters;
     use crate::run::{Outcome, run};
 
@@ -362,7 +364,7 @@ mod tests {
     #[test]
     fn a_skipped_sync_is_caught() {
         let caught = |seed: &u64| {
-            let failure = one(*seed, Planted { skip_sync: true, ..Planted::default() }).failure;
+            let failure = one(*seed, Planted::only(Defect::SkipSync)).failure;
             failure.inspect(|failure| println!("{failure}")).is_some()
         };
         assert!((0..20).filter(caught).count() > 3);
@@ -371,7 +373,7 @@ mod tests {
     #[test]
     fn a_region_that_is_given_out_uncleared_is_caught_as_foreign_bytes() {
         let caught = |seed: &u64| {
-            let failure = one(*seed, Planted { free_early: true, ..Planted::default() }).failure;
+            let failure = one(*seed, Planted::only(Defect::FreeEarly)).failure;
             failure.is_some_and(|failure| failure.what.contains("foreign bytes"))
         };
         assert!((0..20).any(|seed| caught(&seed)));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use sds_block::Device as _;
 use sds_io::{DiskId, Io as _};
 use sds_volume::label_io::read_label;
-use sds_volume::{CoreEnv, NewDisk, Planted, Pool, PoolEnv, PoolSpec, Tuning, VolumeSpec, error};
+use sds_volume::{CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Tuning, VolumeSpec, error};
 
 use crate::engine::{DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
 use crate::random::Random;
@@ -51,7 +51,6 @@ fn tuning(random: &mut Random) -> Tuning {
 
 impl PoolEngine {
     fn world(around: &Surroundings) -> PoolEnv {
-        let planted = around.knobs.planted;
         PoolEnv {
             cores: around.spawners.len(),
             meta: around.meta.clone(),
@@ -59,11 +58,7 @@ impl PoolEngine {
             opener: "the simulator".to_owned(),
             rename: None,
             tuning: tuning(&mut Random::new(around.seed)),
-            planted: Planted {
-                free_early: planted.free_early,
-                ignore_crc: planted.ignore_crc,
-                skip_sync: planted.skip_sync,
-            },
+            planted: around.knobs.planted,
         }
     }
 

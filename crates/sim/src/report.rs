@@ -169,6 +169,14 @@ pub struct Failure {
     pub history: Vec<String>,
 }
 
+impl Failure {
+    /// True if an assertion of the engine ended it, not the oracle or a refusal.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        self.what.starts_with("panic")
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.history {

@@ -1,26 +1,23 @@
-//! The real pool in the simulated world: some seeds pass, a seed replays to the bit, and planted defects are found.
+//! The real pool in the simulated world: some seeds pass, as do those that failed once, and a seed replays to the bit.
 
-use sds_sim::knobs::{Knobs, Planted};
+use sds_sim::knobs::Knobs;
 use sds_sim::panics;
 use sds_sim::pool::PoolEngine;
 use sds_sim::report::Counters;
 use sds_sim::run::{Outcome, run};
 
 const OPERATIONS: u32 = 2000;
-/// Within so many seeds each planted defect must be found.
-const SEEDS_TO_FIND_MAX: u64 = 40;
 
-fn one(seed: u64, planted: Planted) -> Outcome {
+fn one(seed: u64) -> Outcome {
     panics::catch_here();
-    let knobs = Knobs { planted, ..Knobs::new(seed, OPERATIONS) };
-    run::<PoolEngine>(knobs)
+    run::<PoolEngine>(Knobs::new(seed, OPERATIONS))
 }
 
 #[test]
 fn seeds_without_a_defect_pass_and_meet_much() {
     let mut all = Counters::default();
     for seed in 1..=12 {
-        let outcome = one(seed, Planted::default());
+        let outcome = one(seed);
         if let Some(failure) = outcome.failure {
             panic!("{failure}");
         }
@@ -34,33 +31,40 @@ fn seeds_without_a_defect_pass_and_meet_much() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [3, 4] {
-        let (first, second) = (one(seed, Planted::default()), one(seed, Planted::default()));
+        let (first, second) = (one(seed), one(seed));
         assert_eq!((first.trace, first.counters), (second.trace, second.counters), "seed {seed}");
     }
 }
 
-// Found by what hosts read, or by a pool that does not open: the engine's own assertions are no proof of the oracle.
-fn assert_found(planted: Planted) {
-    let found = |seed: u64| {
-        let what = one(seed, planted).failure?.what;
-        println!("seed {seed}: {what}");
-        (!what.starts_with("panic")).then_some(seed)
-    };
-    let found = (1..=SEEDS_TO_FIND_MAX).find_map(found);
-    assert!(found.is_some(), "{planted:?} is not found by {SEEDS_TO_FIND_MAX} seeds");
+fn assert_passes(seed: u64) {
+    if let Some(failure) = one(seed).failure {
+        panic!("{failure}");
+    }
+}
+
+// Each failed once; the names say how. A change of the worlds gives a seed another history: then it is one more seed.
+
+#[test]
+fn writes_that_wait_for_the_journal_of_a_pool_whose_sync_failed_do_not_spin() {
+    [16_366_140_101_036, 10_067_173_403_127, 23_995_179_515_323].into_iter().for_each(assert_passes);
 }
 
 #[test]
-fn a_commit_that_does_not_sync_the_disks_is_found() {
-    assert_found(Planted { skip_sync: true, ..Planted::default() });
+fn a_full_pool_whose_deletion_waits_for_a_permit_goes_on() {
+    [50, 65, 405].into_iter().for_each(assert_passes);
 }
 
 #[test]
-fn a_chunk_that_is_given_out_before_its_freeing_is_durable_is_found() {
-    assert_found(Planted { free_early: true, ..Planted::default() });
+fn a_discard_within_two_blocks_takes_no_chunk() {
+    assert_passes(263);
 }
 
 #[test]
-fn a_frame_that_is_believed_without_its_crc_is_found() {
-    assert_found(Planted { ignore_crc: true, ..Planted::default() });
+fn a_disk_that_fails_at_an_opening_is_told_as_such() {
+    assert_passes(287);
+}
+
+#[test]
+fn a_pool_whose_map_is_over_its_limit_and_can_not_be_stored_does_not_spin() {
+    assert_passes(72);
 }

@@ -8,6 +8,7 @@ use sds_io::{Clock, Io};
 
 use crate::core::{PoolCore, VolumeCore};
 use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, ChunkRun};
+use crate::planted::Defect;
 use crate::quarantine::Quarantined;
 use crate::shared::Message;
 
@@ -86,7 +87,7 @@ impl<E: Io + Clock> PoolCore<E> {
         if freed.runs.is_empty() {
             return;
         }
-        if self.shared.planted.free_early {
+        if self.shared.planted.has(Defect::FreeEarly) {
             self.shared.ledger().unquarantine(&freed.runs);
             return;
         }
@@ -123,8 +124,8 @@ impl<E: Io + Clock> PoolCore<E> {
         let durable = self.shared.ledger().durable;
         let mut waiting = self.quarantine.borrow_mut();
         let all = std::mem::take(&mut *waiting);
-        let (ready, rest) =
-            all.into_iter().partition(|freed| freed.lsn <= durable && self.inflight.drained(freed.epoch));
+        let drained = |epoch| self.inflight.drained(epoch) || self.shared.planted.has(Defect::ReuseUnderRead);
+        let (ready, rest) = all.into_iter().partition(|freed| freed.lsn <= durable && drained(freed.epoch));
         *waiting = rest;
         ready
     }

@@ -22,6 +22,7 @@ use crate::layout::rows;
 use crate::owner::OwnerTable;
 use crate::page::Page;
 use crate::place::{Lsn, PageKey};
+use crate::planted::Defect;
 use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
 
 /// The task on core 0 that makes checkpoints.
@@ -80,7 +81,8 @@ impl<E: Io + Clock> Checkpointer<E> {
         }
         self.save_catalog(up_to).await?;
         let (sender, receiver) = oneshot();
-        shared.commits.send(CommitRequest::Trim(up_to, sender));
+        let trim_to = if shared.planted.has(Defect::TrimEarly) { shared.ledger().durable } else { up_to };
+        shared.commits.send(CommitRequest::Trim(trim_to, sender));
         receiver.await.unwrap_or(Ok(()))
     }
 
@@ -96,11 +98,17 @@ impl<E: Io + Clock> Checkpointer<E> {
     async fn save(&mut self, images: Vec<PageImage>) -> Result<(), PoolError> {
         let newest = images.iter().map(|image| image.lsn).max().unwrap_or_default();
         self.wait_durable(newest).await?;
+        let planted = self.core.shared.planted;
         let mut batch = MetaBatch::new();
         let mut owners: Vec<OwnerUpdate> = Vec::new();
         for image in images {
             batch.extend(image.batch);
-            owners.extend(image.owners);
+            let keeps = |update: &OwnerUpdate| update.1.is_some() || !planted.has(Defect::OwnersNotCleared);
+            owners.extend(image.owners.into_iter().filter(keeps));
+        }
+        if planted.has(Defect::OwnersAfterMeta) {
+            self.put(batch).await?;
+            return self.save_owners(owners).await;
         }
         self.save_owners(owners).await?;
         self.put(batch).await
@@ -197,7 +205,8 @@ async fn save_on_disk<E: Io + Clock>(
     lsn: Lsn,
 ) -> Result<(), PoolError> {
     let failed = |error| PoolError::new(PoolErrorKind::Io, "the catalog can't be written to a disk").with_source(error);
-    write_catalog(&core.env.io, disk.disk, &disk.layout, catalog, lsn.0).await.map_err(failed)
+    let sequence = if core.shared.planted.has(Defect::StaleCatalog) { 0 } else { lsn.0 };
+    write_catalog(&core.env.io, disk.disk, &disk.layout, catalog, sequence).await.map_err(failed)
 }
 
 pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &PoolDisk) -> OwnerTable<E> {

@@ -19,6 +19,7 @@ use crate::journal::{Journal, JournalError, LostMember, Outcome};
 use crate::label_io::write_label;
 use crate::layout::label::Label;
 use crate::place::Lsn;
+use crate::planted::Defect;
 use crate::shared::{CommitRequest, PoolDisk, PoolShared, lock};
 
 /// The task on core 0 that makes things durable.
@@ -52,8 +53,6 @@ impl<E: Io + Clock> Committer<E> {
                 let outcome = self.round().await;
                 if let Err(error) = &outcome {
                     log::error!("pool {}: nothing can be made durable: {error}", self.shared.name);
-                    // Who waits for the journal's space looks again and is refused.
-                    self.shared.ledger().notify();
                 }
                 for done in waiting {
                     done.send(outcome.as_ref().copied().map_err(PoolError::again));
@@ -73,8 +72,10 @@ impl<E: Io + Clock> Committer<E> {
         if let Some(failed) = &self.failed {
             return Err(failed.again());
         }
-        let (last, groups) = self.shared.ledger().seal();
-        let synced = if self.shared.planted.skip_sync { Ok(()) } else { self.sync_disks().await };
+        let planted = self.shared.planted;
+        let sealed = (!planted.has(Defect::LateSeal)).then(|| self.shared.ledger().seal());
+        let synced = if planted.has(Defect::SkipSync) { Ok(()) } else { self.sync_disks().await };
+        let (last, groups) = sealed.unwrap_or_else(|| self.shared.ledger().seal());
         if let Err(error) = synced {
             self.shared.ledger().unseal(groups);
             return Err(error);
@@ -147,7 +148,11 @@ impl<E: Io + Clock> Committer<E> {
             return Err(PoolError::new(PoolErrorKind::Io, "a disk failed a sync; what it holds is not certain"));
         }
         let completed = disk.completed.load(Ordering::Acquire);
-        match self.env.io.sync(disk.disk).await {
+        let mut synced = self.env.io.sync(disk.disk).await;
+        if synced.is_err() && self.shared.planted.has(Defect::SyncRetried) {
+            synced = self.env.io.sync(disk.disk).await;
+        }
+        match synced {
             Ok(()) => {
                 disk.synced.fetch_max(completed, Ordering::AcqRel);
                 Ok(())

@@ -15,6 +15,7 @@ use crate::error::PoolError;
 use crate::image::load_page;
 use crate::page::{Page, PageState};
 use crate::place::{ChunkRun, LayerId, PageKey, TreeId};
+use crate::planted::Defect;
 use crate::quarantine::{InFlight, Quarantined};
 use crate::request::{Part, PartAnswer, PartOp};
 use crate::shared::{PoolDisk, PoolShared, VolumeCounters, lock};
@@ -214,7 +215,8 @@ impl<E: Io + Clock> PoolCore<E> {
         self.page_loads.fetch_add(1, Ordering::Relaxed);
         let deltas = lock(&self.shared.replay).remove(&key).unwrap_or_default();
         let saved = state.lsn;
-        for (lsn, delta) in deltas.iter().filter(|(lsn, _)| *lsn > saved) {
+        let skipped = u64::from(self.shared.planted.has(Defect::ReplaySkipsGroup));
+        for (lsn, delta) in deltas.iter().filter(|(lsn, _)| lsn.0 > saved.0 + skipped) {
             state.apply(*lsn, delta);
         }
         Ok(state)

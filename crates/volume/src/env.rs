@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sds_io::{CarryOver, Clock, DiskId, Io, MetaStore, Spawner};
 
+use crate::planted::Planted;
+
 /// One core's part of the world.
 #[derive(Clone)]
 pub struct CoreEnv<E: Io + Clock> {
@@ -83,17 +85,6 @@ impl Tuning {
     pub const fn checkpoint_interval(&self) -> Duration {
         Duration::from_millis(self.checkpoint_interval_ms)
     }
-}
-
-/// Defects that the simulator plants: each must be found by it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// Freed chunks are given out at once: before the freeing delta is durable and old I/O has ended.
-    pub free_early: bool,
-    /// The journal's frames are believed without looking at their CRC.
-    pub ignore_crc: bool,
-    /// A commit journals without syncing the data disks.
-    pub skip_sync: bool,
 }
 
 /// A disk that is to join a pool.

@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::delta::Delta;
 use crate::layout::delta::encode_group;
 use crate::place::{ChunkRun, Lsn};
+use crate::planted::{Defect, Planted};
 use crate::ring::{Ring, RingFull};
 use crate::space::Space;
 
@@ -28,6 +29,7 @@ pub struct Ledger {
     /// Groups after `durable`, encoded.
     pending: VecDeque<(Lsn, Vec<u8>)>,
     pending_bytes: usize,
+    planted: Planted,
     /// None once the pool is closed: its memory is the next engine's.
     ring: Option<Ring>,
     /// Free space.
@@ -60,7 +62,7 @@ const RING_HOLD_PERCENT: usize = 50;
 impl Ledger {
     /// The ledger after recovery: everything up to the catalog's LSN is durable.
     #[must_use]
-    pub fn new(checkpointed: Lsn, ring: Ring, space: Space, catalog: Catalog) -> Self {
+    pub fn new(checkpointed: Lsn, ring: Ring, space: Space, catalog: Catalog, planted: Planted) -> Self {
         let last = catalog.lsn;
         Self {
             last,
@@ -68,6 +70,7 @@ impl Ledger {
             checkpointed,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            planted,
             ring: Some(ring),
             space,
             catalog_saved: Lsn::default(),
@@ -93,7 +96,9 @@ impl Ledger {
         let Some(ring) = &mut self.ring else {
             return Err(RingFull { needs_bytes: bytes.len(), free_bytes: 0 });
         };
-        ring.push(lsn, &bytes)?;
+        if !self.planted.has(Defect::SkipRing) {
+            ring.push(lsn, &bytes)?;
+        }
         self.pending_bytes += bytes.len();
         self.pending.push_back((lsn, bytes));
         self.last = lsn;

@@ -17,6 +17,7 @@
 //! | [`label_io`] | labels and catalog slots on disks |
 //! | [`space`] | free chunks of each disk |
 //! | [`owner`] | owner tables on disks |
+//! | [`planted`] | defects that the simulator puts in |
 //! | [`env`] | what a pool is given by its process; limits and intervals |
 //! | [`ledger`], [`shared`], [`core`] | the order of changes; what cores share; one core's share |
 //! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
@@ -27,6 +28,7 @@
 //! | [`inbox`], [`delete`], [`pool`] | messages between cores; deletions; the pool as a whole |
 #![forbid(unsafe_code)]
 
+pub mod planted;
 pub mod place;
 pub mod delta;
 pub mod record;
@@ -61,7 +63,8 @@ mod inbox;
 mod delete;
 pub mod pool;
 
-pub use env::{CoreEnv, NewDisk, Planted, PoolEnv, PoolSpec, Tuning, VolumeSpec};
+pub use env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, Tuning, VolumeSpec};
+pub use planted::{Defect, Planted};
 pub use pool::{DiskStatus, Pool, PoolStatus, VolumeStatus};
 pub use recover::Recovered;
 pub use shared::PoolShared;

@@ -25,6 +25,7 @@ use crate::layout::delta::decode_group;
 use crate::layout::label::Label;
 use crate::layout::rows;
 use crate::place::{BLOCK_BYTES, Lsn, PageKey};
+use crate::planted::Defect;
 use crate::ring::Ring;
 use crate::space::{SegmentImage, Space, SpaceDisk};
 
@@ -115,7 +116,7 @@ pub(crate) async fn recover<E: Io + Clock>(
         tables.apply(lsn, deltas);
     }
     let after = Lsn(journal.next().0 - 1);
-    let ring_groups = Ring::recover(&world.carry_over, uuid, openings, after);
+    let ring_groups = Ring::recover_planted(&world.carry_over, uuid, openings, after, world.planted);
     for (_, bytes) in &ring_groups {
         let (lsn, deltas, _) =
             decode_group(bytes).map_err(|error| corrupt("a change in the carry-over ring can't be read", error))?;
@@ -193,7 +194,8 @@ async fn open_journal<E: Io>(
     epoch: u32,
     members: &[Member],
 ) -> Result<(Journal<E>, Replay), PoolError> {
-    let current = |member: &&Member| member.label.journal && member.label.pool_epoch == epoch;
+    let any_epoch = world.planted.has(Defect::OlderEpoch);
+    let current = |member: &&Member| member.label.journal && (member.label.pool_epoch == epoch || any_epoch);
     let regions = members.iter().filter(current).map(member_region).collect::<Vec<_>>();
     if regions.is_empty() {
         // The newest catalog of the disks that are there may name the one that is not.
@@ -212,9 +214,8 @@ async fn open_journal<E: Io>(
         };
         PoolError::new(kind, "the journal can't be opened").with_source(error)
     };
-    let ignore_crc = world.planted.ignore_crc;
     let (journal, replay) =
-        Journal::open_planted(io.clone(), regions, uuid, epoch, ignore_crc).await.map_err(failed)?;
+        Journal::open_planted(io.clone(), regions, uuid, epoch, world.planted).await.map_err(failed)?;
     for (disk, note) in &replay.notes {
         if *note != MemberNote::Current {
             log::warn!("{}: its journal was not current and is copied anew: {note:?}", io.disk(*disk).path);

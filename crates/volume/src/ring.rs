@@ -18,6 +18,7 @@ use sds_io::CarryOver;
 
 use crate::layout::codec::{DecodeError, ENVELOPE_BYTES, Envelope};
 use crate::place::Lsn;
+use crate::planted::{Defect, Planted};
 
 const HEADER: Envelope = Envelope { format: "carry-over ring", magic: *b"SDSC", version: 1 };
 const ENTRY: Envelope = Envelope { format: "ring entry", magic: *b"SDSE", version: 1 };
@@ -130,9 +131,19 @@ impl Ring {
     /// so on, until one is missing. Older, torn and foreign entries are passed over.
     #[must_use]
     pub fn recover(memory: &Arc<dyn CarryOver>, pool_uuid: [u8; 16], opening: u64, after: Lsn) -> Vec<(Lsn, Vec<u8>)> {
+        Self::recover_planted(memory, pool_uuid, opening, after, Planted::default())
+    }
+
+    pub(crate) fn recover_planted(
+        memory: &Arc<dyn CarryOver>,
+        pool_uuid: [u8; 16],
+        opening: u64,
+        after: Lsn,
+        planted: Planted,
+    ) -> Vec<(Lsn, Vec<u8>)> {
         let bytes = memory.load();
-        match decode_header(&bytes) {
-            Ok((pool, of)) if pool == pool_uuid && of == opening => {}
+        let opening = match decode_header(&bytes) {
+            Ok((pool, of)) if pool == pool_uuid && (of == opening || planted.has(Defect::ForeignRing)) => of,
             Ok(_) => return Vec::new(),
             Err(error) => {
                 if !error.is_foreign() {
@@ -140,7 +151,7 @@ impl Ring {
                 }
                 return Vec::new();
             }
-        }
+        };
         let seed = seed_of(pool_uuid, opening);
         let mut found = BTreeMap::new();
         let mut at = HEADER_BYTES;

@@ -9,13 +9,14 @@ use sds_io::sync::{OneshotSender, Receiver, Sender, oneshot};
 use sds_io::{DiskId, DiskInfo, MetaStore};
 
 use crate::delta::Delta;
-use crate::env::{Planted, Tuning};
+use crate::env::Tuning;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::PageImage;
 use crate::layout::disk::DiskLayout;
 use crate::layout::label::Label;
 use crate::ledger::Ledger;
 use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey};
+use crate::planted::Planted;
 use crate::request::{Part, PartAnswer};
 
 /// A disk of the pool, as all cores see it.
@@ -238,8 +239,10 @@ impl PoolShared {
             }
             self.want_checkpoint();
             if has_pending {
-                // The ring's space; whoever waits has nothing of its own to commit, so the answer is not waited for.
-                self.commits.send(CommitRequest::Durable(oneshot().0));
+                // For the ring's space. A journal that is full gets better; else waiting would be in vain.
+                self.commit()
+                    .await
+                    .or_else(|error| if error.kind == PoolErrorKind::Busy { Ok(()) } else { Err(error) })?;
             }
             progress.await;
         }

@@ -16,6 +16,7 @@ use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
 use crate::page::{Extent, Page, PageState};
 use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn};
+use crate::planted::Defect;
 use crate::quarantine::runs_of;
 use crate::record::BlockState;
 use crate::request::{Span, disk_error, spans};
@@ -38,7 +39,8 @@ impl<E: Io + Clock> PoolCore<E> {
         fua: bool,
     ) -> Result<bool, BlockError> {
         let len = data.len() as u64;
-        let mut range = page.locks.lock(blocks_in(start, len)).await;
+        let unlocked = self.shared.planted.has(Defect::PartialUnlocked) && (start | len) % BLOCK_BYTES != 0;
+        let mut range = page.locks.lock(if unlocked { 0..0 } else { blocks_in(start, len) }).await;
         if self.lacks_chunks(volume, &page.state.borrow(), start, len) {
             // A chunk is given a place by one who holds all of it, so that it can take the chunk back.
             drop(range);
@@ -64,7 +66,8 @@ impl<E: Io + Clock> PoolCore<E> {
         let len = data.len() as u64;
         if let Some(depends_on) = self.overwrites(volume, page, start, len) {
             // FUA alone makes the data durable if nothing that its blocks depend on is still undurable.
-            let durable = fua && depends_on <= self.shared.ledger().durable;
+            let pending = depends_on > self.shared.ledger().durable;
+            let durable = fua && (!pending || self.shared.planted.has(Defect::FuaIgnoresPending));
             self.write_pieces(volume, page, start, &data, durable).await?;
             return Ok(fua && !durable);
         }
@@ -106,6 +109,9 @@ impl<E: Io + Clock> PoolCore<E> {
     ) -> Result<(), BlockError> {
         self.prepare(volume, page, start, data.len() as u64).await?;
         let (start, data) = self.fill_edges(volume, page, start, data).await?;
+        if self.shared.planted.has(Defect::MapBeforeData) {
+            self.publish(volume, page, start, data.len() as u64).await?;
+        }
         self.write_pieces(volume, page, start, &data, false).await?;
         self.publish(volume, page, start, data.len() as u64).await
     }
@@ -300,8 +306,10 @@ impl<E: Io + Clock> PoolCore<E> {
         let disks = self.disks();
         let disk = &disks[usize::from(piece.addr.disk.0)];
         let offset = disk.offset(piece.addr) + piece.within;
+        let early = u64::from(self.shared.planted.has(Defect::CountsEarly));
+        disk.completed.fetch_add(early, Ordering::AcqRel);
         let done = self.env.io.write(disk.disk, offset, piece.data.clone(), durable).await;
-        disk.completed.fetch_add(1, Ordering::AcqRel);
+        disk.completed.fetch_add(1 - early, Ordering::AcqRel);
         done.map_err(disk_error)
     }
 

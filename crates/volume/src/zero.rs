@@ -9,6 +9,7 @@ use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
 use crate::page::{Extent, Page, PageState, Piece};
 use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex};
+use crate::planted::Defect;
 use crate::quarantine::{Quarantined, runs_of};
 use crate::record::BlockState;
 use crate::request::{Span, spans};
@@ -76,6 +77,10 @@ impl<E: Io + Clock> PoolCore<E> {
         span: Span,
         unmap: bool,
     ) -> Result<(), BlockError> {
+        let in_part = span.len < self.shared.extent_bytes;
+        if in_part && unmap && self.shared.planted.has(Defect::DiscardKeepsData) {
+            return Ok(());
+        }
         if page.state.borrow().entry(volume.layer, span.slot).is_hole() {
             return Ok(());
         }

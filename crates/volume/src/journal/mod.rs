@@ -28,6 +28,7 @@ use crate::layout::frame::{
     FRAME_ALIGNMENT_BYTES, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHead, JournalHeader, Salt, encode_frame,
 };
 use crate::place::Lsn;
+use crate::planted::{Defect, Planted};
 
 pub use error::{JournalError, JournalFull, MemberProblem};
 use scan::{Scanned, ScannedFrame, read_headers};
@@ -243,26 +244,22 @@ impl<E: Io> Journal<E> {
         pool_uuid: [u8; 16],
         epoch: u32,
     ) -> Result<(Self, Replay), JournalError> {
-        Self::open_planted(io, members, pool_uuid, epoch, false).await
+        Self::open_planted(io, members, pool_uuid, epoch, Planted::default()).await
     }
 
-    /// As [`Journal::open`]; with `ignore_crc` frames are believed whatever their CRC: a defect that the simulator
-    /// plants to see that it would find it.
-    ///
-    /// # Errors
-    /// As [`Journal::open`].
-    pub async fn open_planted(
+    pub(crate) async fn open_planted(
         io: E,
         members: Vec<JournalMember>,
         pool_uuid: [u8; 16],
         epoch: u32,
-        ignore_crc: bool,
+        planted: Planted,
     ) -> Result<(Self, Replay), JournalError> {
         check_members(&members)?;
-        let scan = |member: &JournalMember| scan::scan(&io, *member, pool_uuid, ignore_crc);
+        let scan = |member: &JournalMember| scan::scan(&io, *member, pool_uuid, planted);
         let scans = join_all(members.iter().map(scan).collect()).await;
         let key = |scan: &Scanned| (scan.header.epoch, scan.next, scan.header.sequence);
-        let best = scans.iter().enumerate().filter_map(|(i, scan)| scan.as_ref().ok().map(|scan| (key(scan), i))).max();
+        let best = scans.iter().enumerate().filter_map(|(i, scan)| scan.as_ref().ok().map(|scan| (key(scan), i)));
+        let best = if planted.has(Defect::ShortestJournal) { best.min() } else { best.max() };
         let Some((_, best)) = best else {
             let problems = members.iter().zip(scans).filter_map(|(m, scan)| Some((m.disk, scan.err()?))).collect();
             return Err(JournalError::NoJournal(problems));

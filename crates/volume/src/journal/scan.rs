@@ -9,6 +9,7 @@ use crate::layout::frame::{
     frame_bytes_hint, split_groups,
 };
 use crate::place::Lsn;
+use crate::planted::{Defect, Planted};
 
 /// A frame and its bytes, padded.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ pub(super) async fn scan<E: Io>(
     io: &E,
     member: JournalMember,
     pool_uuid: [u8; 16],
-    ignore_crc: bool,
+    planted: Planted,
 ) -> Result<Scanned, MemberProblem> {
     let (header, header_error) = match read_slots(io, &member).await? {
         [Ok(a), Ok(b)] => (if a.sequence >= b.sequence { a } else { b }, None),
@@ -122,7 +123,7 @@ pub(super) async fn scan<E: Io>(
                 continue;
             }
             match window.frame(io, at.offset).await {
-                Ok(Some(bytes)) => found = continues(&scanned, at, bytes, ignore_crc)?,
+                Ok(Some(bytes)) => found = continues(&scanned, at, bytes, planted)?,
                 Ok(None) => {}
                 Err(error) => {
                     scanned.unreadable = Some((member.log_offset(at), error));
@@ -147,16 +148,22 @@ fn continues(
     chain: &Scanned,
     at: Position,
     bytes: Slice,
-    ignore_crc: bool,
+    planted: Planted,
 ) -> Result<Option<(ScannedFrame, u32)>, MemberProblem> {
     let header = &chain.header;
-    let salt = Salt { journal: header.salt, lap: at.lap };
-    let Ok(Frame { head, groups, crc, padded_bytes }) = decode_frame(bytes.as_ref(), salt, ignore_crc) else {
+    let stale = planted.has(Defect::StaleFrame);
+    let decode = |lap| {
+        let salt = Salt { journal: header.salt, lap };
+        decode_frame(bytes.as_ref(), salt, planted.has(Defect::IgnoreCrc)).ok()
+    };
+    let first_lap = if stale { header.start_lap } else { at.lap };
+    let Some(Frame { head, groups, crc, padded_bytes }) = (first_lap..=at.lap).rev().find_map(decode) else {
         return Ok(None);
     };
     let used = at.after(padded_bytes as u64).since(chain.start(), header.log_bytes);
     let fits = used <= header.log_bytes - FRAME_ALIGNMENT_BYTES && padded_bytes <= bytes.len();
-    let follows = head.pool_uuid == header.pool_uuid && head.first == chain.next && head.before == chain.before;
+    let is_next = head.first == chain.next && head.before == chain.before;
+    let follows = head.pool_uuid == header.pool_uuid && (is_next || stale);
     if !fits || !follows {
         return Ok(None);
     }

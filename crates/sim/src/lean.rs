@@ -1,0 +1,51 @@
+//! Worlds in which a planted defect shows: a seed's own, with what the defect needs turned on.
+
+use sds_volume::{Defect, Planted};
+
+use crate::knobs::Knobs;
+use crate::workload::{KINDS, Kind};
+
+/// What `seed` decides, with `defect` in and what it takes to see it.
+#[must_use]
+pub fn leaning(seed: u64, operations: u32, defect: Defect) -> Knobs {
+    let mut knobs = Knobs { planted: Planted::only(defect), ..Knobs::new(seed, operations) };
+    match defect {
+        // What comes with a write must be lost while its data is safe, or the other way round.
+        Defect::FuaIgnoresPending => {
+            weigh(&mut knobs, &[(Kind::WriteFua, 100), (Kind::Flush, 1), (Kind::Document, 0), (Kind::Volume, 0)]);
+            (knobs.power_cut_per_mille, knobs.churn_per_mille, knobs.lives) = (1000, 0, 14);
+        }
+        Defect::CountsEarly | Defect::LateSeal | Defect::FlushIgnoresOverwrites | Defect::FreeEarly => {
+            weigh(&mut knobs, &[(Kind::Flush, 40)]);
+            (knobs.power_cut_per_mille, knobs.lives) = (1000, 14);
+            knobs.disks.iter_mut().for_each(|disk| disk.volatile_cache = true);
+        }
+        Defect::ReuseUnderRead => {
+            weigh(&mut knobs, &[(Kind::Read, 60), (Kind::Discard, 60)]);
+            knobs.depth = 48;
+            knobs.disks.iter_mut().for_each(|disk| (disk.size_bytes, disk.stall_per_mille) = (5 << 20, 20));
+        }
+        Defect::OwnersAfterMeta | Defect::OwnersNotCleared => {
+            (knobs.meta_lost_per_mille, knobs.meta_aged_per_mille, knobs.lives) = (700, 0, 14);
+            knobs.weights.sizes = [1, 1, 1, 10, 10];
+        }
+        Defect::IgnoreCrc => (knobs.ambush_per_mille, knobs.lives) = (800, 14),
+        Defect::OlderEpoch => {
+            // One disk leaves the journal, and later the other one can't be read.
+            knobs.disks.truncate(2);
+            let [first, second] = &mut knobs.disks[..] else { unreachable!("a pool begins with two") };
+            (first.rotational, second.rotational) = (false, false);
+            (first.write_fault_per_100k, second.read_fault_per_100k) = (500, 10_000);
+            knobs.lives = 14;
+        }
+        _ => {}
+    }
+    knobs
+}
+
+fn weigh(knobs: &mut Knobs, weights: &[(Kind, u32)]) {
+    for (kind, weight) in weights {
+        let at = KINDS.iter().position(|other| other == kind).expect("one of all kinds");
+        knobs.weights.operations[at] = *weight;
+    }
+}
