@@ -139,8 +139,8 @@ def measure(
         folder = stack.enter_context(temporary_folder(parent))
         idle = [stack.enter_context(programs.null_target(kind)) for kind in ("null", "memory")]
         node = stack.enter_context(running(folder / "data", plan.cores))
-        node.make_pool("on-ram", f"memfd:ram:{DISK_BYTES}")
-        node.make_pool("on-file", str(folder / "disk.img"), create_bytes=DISK_BYTES)
+        node.make_pool("on-ram", [f"memfd:ram:{DISK_BYTES}"])
+        node.make_pool("on-file", [str(folder / "disk.img")], create_bytes=DISK_BYTES)
         volumes = [node.make_volume(name, f"on-{name}", VOLUME_BYTES) for name in ("ram", "file")]
         for target in volumes:
             fill(programs, target, plan)

@@ -45,7 +45,7 @@ def measure(programs: Programs, plan: Plan, parent: Path | None = None) -> dict[
     with temporary_folder(parent) as folder:
         data = folder / "data"
         with running(data) as node:
-            node.make_pool("memory", str(folder / "disk.img"), create_bytes=POOL_BYTES)
+            node.make_pool("memory", [str(folder / "disk.img")], create_bytes=POOL_BYTES)
             # The first one of each touches what all share.
             node.make_volume("idle-0", "memory", VOLUME_BYTES)
         with running(data) as node:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -128,11 +128,14 @@ class Node:
             raise NodeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else None
 
-    def make_pool(self, name: str, disk: str, create_bytes: int | None = None, extent_bytes: int | None = None) -> None:
-        """A pool on one disk, a file of `create_bytes` that is made if that is given."""
+    def make_pool(
+        self, name: str, disks: Sequence[str], create_bytes: int | None = None, extent_bytes: int | None = None
+    ) -> None:
+        """A pool on disks; files of `create_bytes` that are made if that is given."""
         self.request("POST", "/v1/pools", {"name": name, "extent_bytes": extent_bytes})
-        body = {"pool": name, "path": disk, "tier": "flash", "create_bytes": create_bytes}
-        self.request("POST", "/v1/disks", body)
+        for disk in disks:
+            body = {"pool": name, "path": disk, "tier": "flash", "create_bytes": create_bytes}
+            self.request("POST", "/v1/disks", body)
 
     def make_volume(self, name: str, pool: str, size_bytes: int) -> Target:
         """A thin volume that any host may see over NVMe/TCP."""

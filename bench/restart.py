@@ -1,17 +1,17 @@
-"""Time from `kill -9` of every process to the first served read and write, with a large volume fully mapped.
+"""Time from `kill -9` of every process to the first served read and write, with large volumes fully mapped.
 
-    python -m bench.restart --volume 100G       # a trial, a minute
-    python -m bench.restart --volume 10T --json out.json
+    python -m bench.restart --mapped 100G       # a trial, a minute
+    python -m bench.restart --mapped 100T --drop-owners --json out.json
 
-The volume has extents of 1 MiB and one 4 KiB write in each, made over NVMe/TCP like any other: in windows of pages of
-the map, shuffled inside, so the chunks lie in no order. The pool's disk is a sparse file that is larger than the
-volume; what its data blocks hold is thrown away while it is filled (bench/sparse.py), so that 10 TiB need about 4 GB.
-On a file system mounted with `discard` that takes very long: then put the file elsewhere (`--disk`).
+Volumes of up to 50 TiB on disks of up to 14 TiB, which are sparse files (ext4 has none larger than 16 TiB). They have
+extents of 1 MiB and one 4 KiB write in each, shuffled within windows of pages of the map, so the chunks lie in no
+order. It is the pool's own code that writes, without hosts and without data (bench/mapped.py). 10 TiB need 1.4 GB of
+this machine's disk, nearly all for the owner table, which `--drop-owners` throws away.
 
 Then, some times over: random extents are read for a while, so that the engine has as many pages of the map in memory as
 after a day's work; other blocks of random extents are written; all processes are killed in the midst of that, `sds
 serve` is started anew, and a host that tries to connect all the while reads a block of one page of the map and writes
-one of another. The split of the time comes from the logs. With `--data DIR` the folder is kept and the volume is
+one of another. The split of the time comes from the logs. With `--data DIR` the folder is kept and the volumes are
 filled only the first time.
 """
 
@@ -28,23 +28,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.mapped import fill
 from bench.node import Node, resident_bytes, running, temporary_folder
-from bench.programs import Programs, Target, finish
+from bench.programs import Programs, finish
 from bench.report import machine_facts, show
-from bench.sparse import SparseDisk
+from bench.sparse import make_sparse, metadata_bytes
 from sds.names import parse_size
 
 POOL = "restart"
-VOLUME = "mapped"
 EXTENT_BYTES = 1 << 20
 BLOCK_BYTES = 4096
 PAGE_EXTENTS = 512
 WINDOW_PAGES = 64
-FILL_DEPTH = 128
-FILL_LIMIT_S = 4 * 3600
-LOOK_EVERY_S = 0.5
-FORGET_ABOVE_BYTES = 512 << 20
-TELL_EVERY_S = 30.0
+VOLUME_BYTES_MAX = 50 << 40
+DISK_BYTES_MAX = 14 << 40
 DISTURB_DEPTH = 32
 LOAD_SLACK_S = 60
 RESTART_LIMIT_S = 120
@@ -58,18 +55,32 @@ class Plan:
     """What is done.
 
     Attributes:
-        volume_bytes: the volume's size.
+        mapped_bytes: of all volumes.
+        drop_owners: the disks' owner tables are not kept.
         restarts: how often everything is killed.
-        warm_s: how long a host reads before each kill.
-        disturb_s: how long it then writes.
+        warm_s: how long hosts read before each kill.
+        disturb_s: how long they then write.
         cores: of the node's data path.
     """
 
-    volume_bytes: int
+    mapped_bytes: int
+    drop_owners: bool = False
     restarts: int = 3
     warm_s: int = 15
     disturb_s: float = 3.0
     cores: int = 1
+
+    def volumes(self) -> dict[str, int]:
+        """Names and sizes."""
+        count = -(-self.mapped_bytes // VOLUME_BYTES_MAX)
+        size_bytes = self.mapped_bytes // count // EXTENT_BYTES * EXTENT_BYTES
+        return {f"mapped-{number}": size_bytes for number in range(count)}
+
+    def disks(self, folder: Path) -> dict[Path, int]:
+        """Files and sizes: a tenth larger than what is mapped."""
+        total_bytes = self.mapped_bytes + self.mapped_bytes // 10 + (1 << 30)
+        count = -(-total_bytes // DISK_BYTES_MAX)
+        return {folder / f"disk-{number}.img": total_bytes // count for number in range(count)}
 
 
 @dataclass(frozen=True)
@@ -97,39 +108,23 @@ class Restart:
     written: float
 
 
-def fill(node: Node, disk: SparseDisk, target: Target, programs: Programs, volume_bytes: int) -> dict[str, Any]:
-    """One write in each extent; how fast, and what that left on the disk."""
-    window = WINDOW_PAGES * PAGE_EXTENTS
-    options = ["--qd", FILL_DEPTH, "--read-percent", 0, "--stride", EXTENT_BYTES, "--region", volume_bytes]
-    load = programs.start_load(target, [*options, "--sweep", window])
-    began = told = time.monotonic()
-    peak_rss = 0
-    kept = disk.used_bytes()
-    try:
-        while load.poll() is None and time.monotonic() - began < FILL_LIMIT_S:
-            time.sleep(LOOK_EVERY_S)
-            peak_rss = max(peak_rss, resident_bytes(target.pids[0]))
-            if disk.used_bytes() > kept + FORGET_ABOVE_BYTES:
-                disk.forget_data()
-                kept = disk.used_bytes()
-            if time.monotonic() - told >= TELL_EVERY_S:
-                told = time.monotonic()
-                _tell_progress(node, volume_bytes, told - began)
-        result = finish(load, 1)
-    finally:
-        load.kill()
-        load.wait()
-    return result | {"peak_rss_bytes": peak_rss}
+def make_mapped(programs: Programs, plan: Plan, data: Path, disks: dict[Path, int]) -> dict[str, Any]:
+    """Makes pool and volumes, and writes each extent once; what `sds-pool-fill` says of it."""
+    with running(data) as node:
+        for path, size_bytes in disks.items():
+            make_sparse(path, size_bytes)
+        node.make_pool(POOL, [str(path) for path in disks], extent_bytes=EXTENT_BYTES)
+        for name, size_bytes in plan.volumes().items():
+            node.make_volume(name, POOL, size_bytes)
+        volumes = [str(node.request("GET", f"/v1/volumes/{name}")["uuid"]) for name in plan.volumes()]
+    pool = next((data / "pools").iterdir())
+    options: list[object] = ["--window", WINDOW_PAGES * PAGE_EXTENTS]
+    if plan.drop_owners:
+        options.append("--drop-owners")
+    return fill(programs, pool, list(disks), volumes, options)
 
 
-def _tell_progress(node: Node, volume_bytes: int, elapsed_s: float) -> None:
-    # Each extent has one chunk, a sixteenth of it.
-    allocated = int(node.request("GET", f"/v1/volumes/{VOLUME}")["allocated_bytes"])
-    done, extents = allocated * 16 // EXTENT_BYTES, volume_bytes // EXTENT_BYTES
-    print(f"filled {done:,} of {extents:,} extents, {done / elapsed_s:,.0f} a second", file=sys.stderr, flush=True)
-
-
-def sizes(node: Node, disk: SparseDisk) -> dict[str, int]:
+def sizes(node: Node, disks: dict[Path, int]) -> dict[str, int]:
     """What the map takes, in bytes."""
     pool = next((node.data / "pools").iterdir())
     meta = sum(path.stat().st_size for path in (pool / "meta").iterdir())
@@ -138,35 +133,38 @@ def sizes(node: Node, disk: SparseDisk) -> dict[str, int]:
     return {
         "rocksdb_bytes": meta,
         "carry_over_bytes": carry_over,
-        "disk_metadata_bytes": disk.metadata_bytes(),
+        "disk_metadata_bytes": sum(metadata_bytes(path) for path in disks),
         "engine_rss_bytes": engine,
     }
 
 
 def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
-    """Kills everything while a host writes, starts anew, and waits for the first read and write."""
-    target, volume_bytes, seed = node.target(VOLUME), plan.volume_bytes, random.randrange(1 << 32)
-    all_over = ["--qd", DISTURB_DEPTH, "--stride", EXTENT_BYTES, "--seed", seed]
+    """Kills everything while hosts write, starts anew, and waits for the first read and write."""
+    volume_bytes = min(plan.volumes().values())
+    targets, seed = [node.target(name) for name in plan.volumes()], random.randrange(1 << 32)
+    options = ["--qd", DISTURB_DEPTH, "--stride", EXTENT_BYTES, "--seed", seed, "--region", volume_bytes - EXTENT_BYTES]
     if plan.warm_s:
-        programs.load(
-            target, [*all_over, "--region", volume_bytes, "--seconds", plan.warm_s], plan.warm_s + LOAD_SLACK_S
-        )
-    options = ["--offset", BLOCK_BYTES * random.randrange(1, 16), "--region", volume_bytes - EXTENT_BYTES]
-    options += ["--read-percent", 0, "--seconds", 3600]
-    load = programs.start_load(target, [*all_over, *options])
+        warm = [programs.start_load(target, [*options, "--seconds", plan.warm_s]) for target in targets]
+        for load in warm:
+            finish(load, plan.warm_s + LOAD_SLACK_S)
+    options += ["--offset", BLOCK_BYTES * random.randrange(1, 16), "--read-percent", 0, "--seconds", 3600]
+    loads = [programs.start_load(target, options) for target in targets]
     time.sleep(plan.disturb_s)
-    if load.poll() is not None:
-        finish(load, 1)
+    for load in loads:
+        if load.poll() is not None:
+            finish(load, 1)
+    target = random.choice(targets)
     extents = random.sample(range(volume_bytes // EXTENT_BYTES), 2)
-    rss_bytes = resident_bytes(target.pids[0])
+    rss_bytes = resident_bytes(node.pids()["engine"])
     wall, killed = time.time(), time.monotonic_ns()
     node.kill()
     node.launch()
     gone = time.monotonic_ns()
     first = programs.start_first(target, extents[0] * EXTENT_BYTES, extents[1] * EXTENT_BYTES, RESTART_LIMIT_S)
     served = finish(first, RESTART_LIMIT_S + 10)
-    load.kill()
-    load.communicate()
+    for load in loads:
+        load.kill()
+        load.communicate()
     node.wait_ready()
 
     def said(process: str, words: str) -> float | None:
@@ -189,25 +187,18 @@ def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
     )
 
 
-def measure(programs: Programs, plan: Plan, folder: Path, disk_path: Path) -> dict[str, Any]:
+def measure(programs: Programs, plan: Plan, folder: Path) -> dict[str, Any]:
     """Fills, if that is still to be done, and restarts."""
-    facts, volume_bytes = machine_facts(), plan.volume_bytes
-    disk = SparseDisk(disk_path, volume_bytes + volume_bytes // 10 + (1 << 30))
-    mark = folder / FILLED_MARK
-    with running(folder / "data", plan.cores) as node:
-        if mark.exists():
-            target, filled = node.target(VOLUME), json.loads(mark.read_text())
-        else:
-            node.make_pool(POOL, str(disk_path), extent_bytes=EXTENT_BYTES)
-            target = node.make_volume(VOLUME, POOL, volume_bytes)
-            filled = fill(node, disk, target, programs, volume_bytes)
-            mark.write_text(json.dumps(filled))
-        after_fill = sizes(node, disk)
+    facts, data, disks, mark = machine_facts(), folder / "data", plan.disks(folder), folder / FILLED_MARK
+    if not mark.exists():
+        mark.write_text(json.dumps(make_mapped(programs, plan, data, disks)))
+    with running(data, plan.cores) as node:
+        after_fill = sizes(node, disks)
         restarts = []
         for _ in range(plan.restarts):
             restarts.append(restart(node, programs, plan))
             print(restarts[-1], file=sys.stderr, flush=True)
-        after_restart = sizes(node, disk)
+        after_restart = sizes(node, disks)
     median = {
         name: statistics.median(values)
         for name in TIMES
@@ -215,8 +206,8 @@ def measure(programs: Programs, plan: Plan, folder: Path, disk_path: Path) -> di
     }
     return {
         "machine": facts,
-        "volume_bytes": volume_bytes,
-        "fill": filled,
+        "mapped_bytes": plan.mapped_bytes,
+        "fill": json.loads(mark.read_text()),
         "after_fill": after_fill,
         "after_restart": after_restart,
         "restarts": [asdict(one) for one in restarts],
@@ -227,13 +218,14 @@ def measure(programs: Programs, plan: Plan, folder: Path, disk_path: Path) -> di
 def table(result: dict[str, Any]) -> str:
     """The figures for a person."""
     filled, after = result["fill"], result["after_fill"]
-    extents = result["volume_bytes"] // EXTENT_BYTES
+    extents = filled["extents"]
     times = ", ".join(f"{name} {value:,.0f}" for name, value in result["median_ms"].items())
+    resident = max(one["rss_bytes"] for one in result["restarts"])
     return (
-        f"{extents:,} extents written at {filled['iops']:,.0f} a second, {filled['server_cpu_us']:.1f} us of it\n"
+        f"{extents:,} extents written at {extents / filled['seconds']:,.0f} a second, {filled['cpu_us']:.1f} us of it\n"
         f"RocksDB {after['rocksdb_bytes'] / extents:.1f} bytes an extent, {after['rocksdb_bytes'] >> 20:,} MiB; "
-        f"disk's metadata {after['disk_metadata_bytes'] >> 20:,} MiB; engine {after['engine_rss_bytes'] >> 20:,} MiB "
-        f"(peak {filled['peak_rss_bytes'] >> 20:,})\n"
+        f"disks' metadata {after['disk_metadata_bytes'] >> 20:,} MiB; engine {after['engine_rss_bytes'] >> 20:,} MiB "
+        f"after a start, up to {resident >> 20:,}\n"
         f"ms from kill -9: {times}"
     )
 
@@ -241,7 +233,8 @@ def table(result: dict[str, Any]) -> str:
 def main() -> int:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--volume", type=lambda text: parse_size("volume", text), default="100G", help="its size")
+    parser.add_argument("--mapped", type=lambda text: parse_size("mapped", text), default="100G", help="of all volumes")
+    parser.add_argument("--drop-owners", action="store_true", help="do not keep the disks' owner tables")
     parser.add_argument("--restarts", type=int, default=Plan.restarts)
     parser.add_argument("--warm-s", type=int, default=Plan.warm_s, help="how long a host reads before each kill")
     parser.add_argument(
@@ -249,16 +242,15 @@ def main() -> int:
     )
     parser.add_argument("--cores", type=int, default=Plan.cores, help="of the data path")
     parser.add_argument("--data", type=Path, help="where everything lies; kept. A temporary folder if not given")
-    parser.add_argument("--disk", type=Path, help="the sparse file, if it is to lie elsewhere")
     parser.add_argument("--bin", type=Path, help="programs that are built already")
     parser.add_argument("--json", type=Path, help="where all figures go")
     options = parser.parse_args()
-    plan = Plan(options.volume, options.restarts, options.warm_s, options.disturb_s, options.cores)
+    plan = Plan(options.mapped, options.drop_owners, options.restarts, options.warm_s, options.disturb_s, options.cores)
     programs = Programs.build(options.bin)
     with ExitStack() as stack:
         folder: Path = options.data or stack.enter_context(temporary_folder())
         folder.mkdir(parents=True, exist_ok=True)
-        result = measure(programs, plan, folder, options.disk or folder / "disk.img")
+        result = measure(programs, plan, folder)
     show(table(result), result, options.json)
     return 0
 

@@ -5,6 +5,7 @@
 //! | [`host`] | [`HostQueue`](host::HostQueue): one queue of a host; [`bring_up`](host::bring_up): a controller |
 //! | [`places`] | where commands go: random places, or each place once |
 //! | [`load`] | connections that keep a queue depth, on a core's loop |
+//! | [`rows`] | a MetaStore at the end of two pipes |
 //! | [`report`] | latencies, processor time and memory of processes |
 //! | [`words`] | logging |
 #![forbid(unsafe_code)]
@@ -12,5 +13,6 @@
 pub mod host;
 pub mod places;
 pub mod load;
+pub mod rows;
 pub mod report;
 pub mod words;

@@ -20,7 +20,6 @@ use crate::label_io::write_catalog;
 use crate::layout::catalog::encode_catalog;
 use crate::layout::rows;
 use crate::owner::OwnerTable;
-use crate::page::Page;
 use crate::place::{Lsn, PageKey};
 use crate::planted::Defect;
 use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
@@ -260,50 +259,16 @@ impl<E: Io + Clock> PoolCore<E> {
 
     /// Images were stored (or not).
     pub(crate) fn saved(&self, keys: &[PageKey], stored: bool) {
-        let mut pages = self.pages.borrow_mut();
         for key in keys {
-            let Some(page) = pages.get(key) else { continue };
+            let Some(page) = self.pages.borrow().get(key).map(Rc::clone) else { continue };
             page.saved(stored);
+            self.count(&page);
             let gone = stored && page.state.borrow().gone && page.state.borrow().dirty_since.is_none();
             if gone {
-                pages.remove(key);
+                self.let_go(key);
             }
         }
-        drop(pages);
+        self.evict_above.set(0);
         self.evict();
-    }
-
-    /// Lets go of the clean pages that were used least recently, when all together take more than the cache may. Looks
-    /// only now and then: adding up costs a step a page.
-    pub(crate) fn evict(&self) {
-        let mut pages = self.pages.borrow_mut();
-        self.evict_in.set(self.evict_in.get().saturating_sub(1));
-        if self.evict_in.get() > 0 {
-            return;
-        }
-        let bytes_max = self.shared.tuning.map_cache_bytes_max;
-        let mut bytes: usize = pages.values().map(|page| page.state.borrow().bytes()).sum();
-        if bytes > bytes_max {
-            let idle =
-                |page: &Rc<Page>| Rc::strong_count(page) == 1 && page.locks.is_idle() && page.state.borrow().is_clean();
-            let mut candidates: Vec<(u64, PageKey, usize)> = pages
-                .values()
-                .filter(|page| idle(page))
-                .map(|page| (page.used.get(), page.key, page.state.borrow().bytes()))
-                .collect();
-            candidates.sort_unstable_by_key(|(used, _, _)| *used);
-            for (_, key, freed) in candidates {
-                if bytes <= bytes_max / 16 * 15 {
-                    break;
-                }
-                pages.remove(&key);
-                bytes -= freed;
-            }
-            if bytes > bytes_max {
-                // Dirty pages stay until they are stored.
-                self.shared.want_checkpoint();
-            }
-        }
-        self.evict_in.set(pages.len() / 16);
     }
 }

@@ -57,8 +57,10 @@ pub struct PoolCore<E: Io + Clock> {
     /// Map pages that were read from the MetaStore, for the metrics.
     pub page_loads: AtomicU64,
     pub(crate) open_requests: Cell<usize>,
-    /// Pages to load before the cache is added up again.
-    pub(crate) evict_in: Cell<usize>,
+    /// Memory that the pages take: as of each one's loading or last checkpoint.
+    pub(crate) map_bytes: Cell<usize>,
+    /// The cache is looked through only above this: what is dirty can't go, so looking again soon is of no use.
+    pub(crate) evict_above: Cell<usize>,
 }
 
 impl<E: Io + Clock> PoolCore<E> {
@@ -79,7 +81,8 @@ impl<E: Io + Clock> PoolCore<E> {
             disks: RefCell::new((0, disks)),
             page_loads: AtomicU64::new(0),
             open_requests: Cell::new(0),
-            evict_in: Cell::new(0),
+            map_bytes: Cell::default(),
+            evict_above: Cell::default(),
         })
     }
 
@@ -192,6 +195,7 @@ impl<E: Io + Clock> PoolCore<E> {
             let loaded = self.load(key).await.map(|state| Rc::new(Page::new(key, state)));
             if let Ok(page) = &loaded {
                 self.pages.borrow_mut().insert(key, Rc::clone(page));
+                self.count(page);
             }
             if let Some(event) = self.loading.borrow_mut().remove(&key) {
                 event.notify();

@@ -68,7 +68,7 @@ impl<E: Io + Clock> PoolCore<E> {
                 if state.gone {
                     return Ok(());
                 }
-                let chunks = state.extents.values().flat_map(|extent| extent.record.home.chunks());
+                let chunks = state.extents.iter().flat_map(|extent| extent.record.home.chunks());
                 let runs = runs_of(chunks.map(|(_, addr)| addr).collect());
                 let gone = Delta::PageGone { page: key };
                 let deltas = vec![gone.clone(), Delta::Free { tree: key.tree, runs: runs.clone() }];

@@ -84,7 +84,7 @@ pub(crate) fn page_rows(key: PageKey, state: &PageState) -> MetaBatch {
 fn owners_of(key: PageKey, state: &PageState) -> Vec<OwnerUpdate> {
     let mut owners: Vec<OwnerUpdate> = state.dirt.cleared.iter().map(|(addr, lsn)| (*addr, None, *lsn)).collect();
     for index in &state.dirt.ids {
-        let Some(extent) = state.extents.get(index).filter(|extent| extent.pushed) else { continue };
+        let Some(extent) = state.extents.get(*index).filter(|extent| extent.pushed) else { continue };
         let record = extent.pushed_record();
         owners.extend(record_owners(key, &record, extent.lsn, state.blocks_per_extent()));
     }
@@ -107,7 +107,7 @@ fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<Ow
     let whole = match &record.states {
         States::AllData => Some(BlockState::Data),
         States::AllSealed => Some(BlockState::Sealed),
-        States::Mixed { .. } => None,
+        States::Few { .. } | States::Mixed(_) => None,
     };
     if let (Home::Run(start), Some(_)) = (&record.home, whole) {
         return vec![(*start, Some(entry(0, whole, Vec::new())), lsn)];

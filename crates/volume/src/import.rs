@@ -13,6 +13,7 @@ use sds_io::{Clock, DiskId, Io, MetaStore};
 
 use crate::catalog::Catalog;
 use crate::error::{PoolError, PoolErrorKind};
+use crate::extents::Extent;
 use crate::format::clear_meta;
 use crate::image::page_rows;
 use crate::label_io::{SlotError, read_catalog};
@@ -20,7 +21,7 @@ use crate::layout::catalog::{decode_catalog, encode_catalog};
 use crate::layout::owner::OwnerEntry;
 use crate::layout::rows::{self, SEGMENT_WORDS};
 use crate::owner::OwnerTable;
-use crate::page::{Extent, PageState};
+use crate::page::PageState;
 use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW, TreeId};
 use crate::record::{Home, Record, States};
 use crate::recover::{Checkpoint, Member};
@@ -189,7 +190,7 @@ async fn build(
         catalog.next_row = catalog.next_row.max(row + 1);
         page.set_entry(birth, place.slot(), id);
         page.dirt.ids.insert(index);
-        page.extents.insert(index, Extent::stored(record, found.lsn));
+        page.extents.insert(Extent::stored(record, found.lsn));
         page.lsn = before;
     }
     let pages: Vec<(PageKey, PageState)> = pages.into_iter().collect();

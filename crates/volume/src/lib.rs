@@ -8,6 +8,7 @@
 //! | [`delta`] | every change of map, free space and catalog, as the journal has it |
 //! | [`record`] | an extent's record: where it lies, what each block is |
 //! | [`catalog`] | layers, volumes, disks, documents: the small part of the metadata |
+//! | [`extents`] | the extents of a page in memory |
 //! | [`page`] | a page of the map in memory, with the records of its extents |
 //! | [`lock`] | range locks: overlapping writes are ordered |
 //! | [`error`] | why a command to a pool failed |
@@ -23,6 +24,7 @@
 //! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
 //! | [`read`], [`write`], [`zero`] | what a part does |
 //! | [`allocate`], [`quarantine`] | chunks for writes; freed chunks on their way back |
+//! | [`cache`] | which pages of the map stay in memory |
 //! | [`commit`], [`image`], [`checkpoint`] | what is pushed becomes durable, then leaves the journal |
 //! | [`format`], [`recover`], [`import`] | a pool is made, opened, rebuilt from its disks |
 //! | [`inbox`], [`delete`], [`pool`] | messages between cores; deletions; the pool as a whole |
@@ -33,6 +35,7 @@ pub mod place;
 pub mod delta;
 pub mod record;
 pub mod catalog;
+pub mod extents;
 pub mod page;
 pub mod lock;
 pub mod error;
@@ -53,6 +56,7 @@ mod zero;
 mod allocate;
 mod quarantine;
 pub mod volume;
+mod cache;
 mod commit;
 mod image;
 mod checkpoint;

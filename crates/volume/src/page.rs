@@ -10,15 +10,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-use rustc_hash::FxHashMap;
-
 use crate::delta::Delta;
+use crate::extents::{Extent, Extents};
 use crate::lock::RangeLocks;
 use crate::place::{
     CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey,
     RECORDS_PER_ROW,
 };
-use crate::record::{BlockState, Home, Record, RowSlot, States};
+use crate::record::{BlockState, Home, Record, RowSlot, States, heap_block};
 
 /// The entries of one layer's version of a page.
 pub type Entries = Box<[ExtentId; EXTENTS_PER_PAGE as usize]>;
@@ -33,23 +32,8 @@ pub struct Page {
     pub locks: RangeLocks,
     /// When it was last used, in turns of the shard's clock: what eviction goes by.
     pub used: Cell<u64>,
-}
-
-/// An extent's record with what only memory knows of it.
-#[derive(Clone, Debug)]
-pub struct Extent {
-    /// The record.
-    pub record: Record,
-    /// Its [`Delta::Extent`] was pushed.
-    pub pushed: bool,
-    /// Slots whose [`Delta::Chunks`] was pushed, a bit each.
-    pub chunks_pushed: u16,
-    /// The last group that changed it.
-    pub lsn: Lsn,
-    /// Reads since the last heat sample; saturating.
-    pub reads: u32,
-    /// Writes since the last heat sample; saturating.
-    pub writes: u32,
+    /// What its core's sum of all pages has for it, in bytes.
+    pub counted: Cell<usize>,
 }
 
 /// The content of a page.
@@ -59,7 +43,7 @@ pub struct PageState {
     /// Each layer's own version of the page.
     pub layers: Vec<(LayerId, Entries)>,
     /// The extents of the page by the index of their id.
-    pub extents: FxHashMap<u64, Extent>,
+    pub extents: Extents,
     /// Rows of the extent table that belong to the page.
     pub rows: Vec<u64>,
     /// Ids to give out next; their generation is the one that the new extent gets.
@@ -111,7 +95,13 @@ impl Page {
     /// The page `key` with `state`.
     #[must_use]
     pub fn new(key: PageKey, state: PageState) -> Self {
-        Self { key, state: RefCell::new(state), locks: RangeLocks::default(), used: Cell::new(0) }
+        Self {
+            key,
+            state: RefCell::new(state),
+            locks: RangeLocks::default(),
+            used: Cell::default(),
+            counted: Cell::default(),
+        }
     }
 }
 
@@ -122,7 +112,7 @@ impl PageState {
         Self {
             blocks_per_extent,
             layers: Vec::new(),
-            extents: FxHashMap::default(),
+            extents: Extents::default(),
             rows: Vec::new(),
             free: Vec::new(),
             lsn: Lsn::default(),
@@ -144,21 +134,23 @@ impl PageState {
     /// chunks is nothing: the write that wanted it was refused.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        let settled = |extent: &Extent| {
-            let chunks = extent.record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
-            chunks == extent.chunks_pushed
-        };
-        self.dirty_since.is_none() && self.saving.is_none() && self.extents.values().all(settled)
+        let settled = |extent: &Extent| extent.record.home.mask() == extent.chunks_pushed;
+        self.dirty_since.is_none() && self.saving.is_none() && self.extents.iter().all(settled)
     }
 
-    /// Roughly the memory that it takes.
+    /// The memory that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        // A map entry with its spare room, two boxes of the record with the allocator's own words.
-        const EXTENT_BYTES: usize = size_of::<(u64, Extent)>() * 8 / 7 + 96;
-        size_of::<Self>()
-            + self.layers.len() * size_of::<[ExtentId; EXTENTS_PER_PAGE as usize]>()
-            + self.extents.len() * EXTENT_BYTES
+        let entries = heap_block(size_of::<[ExtentId; EXTENTS_PER_PAGE as usize]>());
+        let lists = [
+            self.layers.capacity() * size_of::<(LayerId, Entries)>(),
+            self.rows.capacity() * size_of::<u64>(),
+            self.free.capacity() * size_of::<ExtentId>(),
+        ];
+        heap_block(size_of::<Page>())
+            + self.layers.len() * entries
+            + lists.into_iter().map(heap_block).sum::<usize>()
+            + self.extents.heap_bytes()
     }
 
     /// What `layer`'s page names at `slot`.
@@ -180,12 +172,12 @@ impl PageState {
     /// The extent `id`; `None` if it is not there or of another generation.
     #[must_use]
     pub fn extent(&self, id: ExtentId) -> Option<&Extent> {
-        self.extents.get(&id.index()).filter(|extent| extent.record.id == id)
+        self.extents.get(id.index()).filter(|extent| extent.record.id == id)
     }
 
     /// As [`PageState::extent`], to change it.
     pub fn extent_mut(&mut self, id: ExtentId) -> Option<&mut Extent> {
-        self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id)
+        self.extents.get_mut(id.index()).filter(|extent| extent.record.id == id)
     }
 
     /// A new extent at `index` for `layer`, over what the layer has there: tentative until its delta is pushed. `None`
@@ -200,7 +192,7 @@ impl PageState {
         let states = States::absent(self.blocks_per_extent);
         let record = Record { id, birth: layer, index, base, home: Home::Nowhere, states };
         let lsn = Lsn::default();
-        self.extents.insert(id.index(), Extent { record, pushed, chunks_pushed: 0, lsn, reads: 0, writes: 0 });
+        self.extents.insert(Extent { record, lsn, reads: 0, writes: 0, chunks_pushed: 0, pushed });
         self.set_entry(layer, index.slot(), id);
         // Replayed over an import, which finds no row of which nothing is in use.
         let row = id.index() / RECORDS_PER_ROW;
@@ -223,7 +215,8 @@ impl PageState {
     pub fn load_row(&mut self, row: u64, lsn: Lsn, slots: Vec<RowSlot>) {
         self.rows.push(row);
         self.extents.reserve(slots.len());
-        for (offset, slot) in slots.into_iter().enumerate().rev() {
+        let before = self.free.len();
+        for (offset, slot) in slots.into_iter().enumerate() {
             let index = row * RECORDS_PER_ROW + offset as u64;
             match slot {
                 RowSlot::Empty(generation) if generation.0 < ExtentId::GENERATION_MAX => {
@@ -232,10 +225,12 @@ impl PageState {
                 // Every generation of this index was used: it is never given out again.
                 RowSlot::Empty(_) => {}
                 RowSlot::Taken(record) => {
-                    self.extents.insert(index, Extent::stored(record, lsn));
+                    self.extents.insert(Extent::stored(record, lsn));
                 }
             }
         }
+        // The last is given out first.
+        self.free[before..].reverse();
     }
 
     /// A row as a checkpoint stores it: pushed changes only.
@@ -248,9 +243,8 @@ impl PageState {
                 slots[(id.index() - first) as usize] = RowSlot::Empty(Generation(id.generation().0 - 1));
             }
         }
-        for index in first..first + RECORDS_PER_ROW {
-            let Some(extent) = self.extents.get(&index) else { continue };
-            slots[(index - first) as usize] = if extent.pushed {
+        for extent in self.extents.range(first..first + RECORDS_PER_ROW) {
+            slots[(extent.record.id.index() - first) as usize] = if extent.pushed {
                 RowSlot::Taken(extent.pushed_record())
             } else {
                 RowSlot::Empty(Generation(extent.record.id.generation().0 - 1))
@@ -309,7 +303,7 @@ impl PageState {
             Delta::Flip { id, home, .. } => self.flip(lsn, *id, home),
             Delta::Row { row, .. } => self.add_row(*row),
             Delta::PageGone { .. } => {
-                let ids: Vec<ExtentId> = self.extents.values().map(|extent| extent.record.id).collect();
+                let ids: Vec<ExtentId> = self.extents.iter().map(|extent| extent.record.id).collect();
                 for id in ids {
                     self.forget(lsn, id);
                 }
@@ -357,7 +351,7 @@ impl PageState {
     }
 
     fn unchunk(&mut self, lsn: Lsn, id: ExtentId, first: u8, count: u8) {
-        let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
+        let Some(extent) = self.extents.get_mut(id.index()).filter(|extent| extent.record.id == id) else { return };
         for slot in usize::from(first)..usize::from(first + count) {
             if let Some(addr) = extent.record.home.chunk(slot) {
                 self.dirt.cleared.push((addr, lsn));
@@ -368,17 +362,17 @@ impl PageState {
     }
 
     fn flip(&mut self, lsn: Lsn, id: ExtentId, home: &Home) {
-        let Some(extent) = self.extents.get_mut(&id.index()).filter(|extent| extent.record.id == id) else { return };
+        let Some(extent) = self.extents.get_mut(id.index()).filter(|extent| extent.record.id == id) else { return };
         self.dirt.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
         extent.record.home = home.clone();
-        extent.chunks_pushed = home.chunks().fold(0, |bits, (slot, _)| bits | 1 << slot);
+        extent.chunks_pushed = home.mask();
     }
 
     fn forget(&mut self, lsn: Lsn, id: ExtentId) {
         if self.extent(id).is_none() {
             return;
         }
-        let extent = self.extents.remove(&id.index()).expect("found above");
+        let extent = self.extents.remove(id.index()).expect("found above");
         self.dirt.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
         if id.generation().0 < ExtentId::GENERATION_MAX {
             self.free.push(ExtentId::new(id.index(), Generation(id.generation().0 + 1)));
@@ -423,28 +417,6 @@ impl PageState {
             }
         }
         Piece::Zeros { len }
-    }
-}
-
-impl Extent {
-    /// An extent as a checkpoint has it.
-    #[must_use]
-    pub fn stored(record: Record, lsn: Lsn) -> Self {
-        let chunks_pushed = record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
-        Self { record, pushed: true, chunks_pushed, lsn, reads: 0, writes: 0 }
-    }
-
-    /// The record with pushed chunks only.
-    #[must_use]
-    pub fn pushed_record(&self) -> Record {
-        let mut record = self.record.clone();
-        let all = self.record.home.chunks().fold(0, |bits: u16, (slot, _)| bits | 1 << slot);
-        if all != self.chunks_pushed {
-            record.home = Home::from_chunks(std::array::from_fn(|slot| {
-                (self.chunks_pushed & 1 << slot != 0).then(|| self.record.home.chunk(slot)).flatten()
-            }));
-        }
-        record
     }
 }
 

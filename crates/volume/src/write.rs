@@ -14,7 +14,8 @@ use sds_io::{Buffer, Clock, Io, Slice};
 
 use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
-use crate::page::{Extent, Page, PageState};
+use crate::extents::Extent;
+use crate::page::{Page, PageState};
 use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn};
 use crate::planted::Defect;
 use crate::quarantine::runs_of;

@@ -7,7 +7,8 @@ use sds_io::{Buffer, Clock, Io};
 
 use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
-use crate::page::{Extent, Page, PageState, Piece};
+use crate::extents::Extent;
+use crate::page::{Page, PageState, Piece};
 use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex};
 use crate::planted::Defect;
 use crate::quarantine::{Quarantined, runs_of};

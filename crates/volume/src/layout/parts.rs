@@ -58,12 +58,10 @@ pub(crate) fn put_home(out: &mut Writer, home: &Home) {
             out.u8(1);
             put_addr(out, *start);
         }
-        Home::Scattered(chunks) => {
+        Home::One(..) | Home::Scattered(_) => {
             out.u8(2);
-            out.u16(chunks.iter().fold(0, |mask, (slot, _)| mask | 1 << slot));
-            for (_, addr) in chunks {
-                put_addr(out, *addr);
-            }
+            out.u16(home.mask());
+            home.chunks().for_each(|(_, addr)| put_addr(out, addr));
         }
     }
 }

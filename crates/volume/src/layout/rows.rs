@@ -302,14 +302,15 @@ fn put_record(out: &mut Writer, record: &Record, page: PageKey, birth: &mut Laye
     match &record.states {
         States::AllData => out.0[flags_at] |= ALL_DATA,
         States::AllSealed => out.0[flags_at] |= ALL_SEALED,
-        States::Mixed { data, .. } => {
-            out.varint(data.len() as u64);
+        States::Few { .. } | States::Mixed(_) => {
+            let words = record.states.words();
+            out.varint(words as u64);
             let start = out.0.len();
-            put_runs(out, &record.states, data.len() as u32 * 64);
-            if out.0.len() - start > data.len() * 16 {
+            put_runs(out, &record.states, words as u32 * 64);
+            if out.0.len() - start > words * 16 {
                 out.0.truncate(start);
                 out.0[flags_at] |= RAW_STATES;
-                record.states.words().for_each(|word| out.u64(word));
+                record.states.bits().for_each(|word| out.u64(word));
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) fn count_bits(words: &[u64], start: u32, count: u32) -> u32 {
 }
 
 /// The words that hold bits `start..start + count`, each with a mask of them.
-fn masks(start: u32, count: u32) -> impl Iterator<Item = (usize, u64)> {
+pub(crate) fn masks(start: u32, count: u32) -> impl Iterator<Item = (usize, u64)> {
     let (start, end) = (u64::from(start), u64::from(start) + u64::from(count));
     (start / 64..end.div_ceil(64)).filter(move |_| count > 0).map(move |word| {
         let low = start.saturating_sub(word * 64);

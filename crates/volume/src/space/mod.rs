@@ -13,6 +13,7 @@ mod bitmap;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bitmap::masks;
 use bitmap::{Taken, count_bits, set_bits};
 
 use crate::delta::Delta;
