@@ -12,6 +12,7 @@ SEED ?= 1
 SEEDS ?= 1000
 LONG_SEEDS ?= 10000
 CUTS ?= 1000
+ROUNDS ?= 1000
 FUZZ_SECONDS ?= 600
 FUZZ_JOBS ?= 1
 RUN_ARGS ?=
@@ -19,7 +20,8 @@ PYTEST_ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: help run test lint fmt sim sims sim-long power-long fuzz bench set-up-run set-up-test set-up-fuzz cargo-test pytest clean
+.PHONY: help run test lint fmt sim sims sim-long crash-long power-long
+.PHONY: fuzz bench set-up-run set-up-test set-up-fuzz cargo-test pytest clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -66,6 +68,9 @@ sim-long: ## many worlds from a random first seed, which it prints (LONG_SEEDS=n
 
 fuzz: set-up-fuzz ## runs each fuzz target for ten minutes (FUZZ_SECONDS=n, FUZZ_JOBS=n at a time; fuzz/README.md)
 	python3 fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS)
+
+crash-long: ## a thousand times kill -9 under load over both protocols (ROUNDS=n)
+	$(PY) -m tests.durability.storm --rounds $(ROUNDS)
 
 power-long: ## a thousand power cuts of the real binary (CUTS=n SEED=n)
 	SDS_CUTS=$(CUTS) SDS_SEED=$(SEED) $(PY) -m pytest tests/durability/test_power_cut.py -s

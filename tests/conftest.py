@@ -12,10 +12,10 @@ from tests.server import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what needs no guest first, then the harness, then the clients: a failure shows at its cheapest place."""
+    """Puts what needs no guest first, then the harness, then clients and crashes: it shows at its cheapest place."""
 
     def place(item: pytest.Item) -> int:
-        if "clients" in item.path.parts:
+        if {"clients", "durability"} & set(item.path.parts):
             return 2
         return 1 if item.get_closest_marker("guest") else 0
 

@@ -144,6 +144,15 @@ impl HostQueue {
         Some(tag)
     }
 
+    /// Starts any command that sends `data`; `None` if the queue is full.
+    pub fn submit_with(&mut self, sqe: Sqe, data: &[u8]) -> Option<Tag> {
+        let tag = self.machine.submit(sqe, Data::Write(data.len() as u32))?;
+        let buffer = &mut self.buffers[usize::from(tag.0)];
+        buffer.clear();
+        buffer.extend_from_slice(data);
+        Some(tag)
+    }
+
     /// What a read brought, until its tag is used again.
     #[must_use]
     pub fn bytes(&self, tag: Tag) -> &[u8] {

@@ -6,6 +6,7 @@
 //! | [`places`] | where commands go: random places, or each place once |
 //! | [`load`] | connections that keep a queue depth, on a core's loop |
 //! | [`rows`] | a MetaStore at the end of two pipes |
+//! | [`storm`] | a host over both protocols that knows what each sector may hold after a kill |
 //! | [`report`] | latencies, processor time and memory of processes |
 //! | [`words`] | logging |
 #![forbid(unsafe_code)]
@@ -14,5 +15,6 @@ pub mod host;
 pub mod places;
 pub mod load;
 pub mod rows;
+pub mod storm;
 pub mod report;
 pub mod words;
