@@ -162,6 +162,8 @@ class Client:
             raise Unavailable(f"the connection to {self._path} broke: {error}") from error
         finally:
             self._waiting.pop(number, None)
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # Seen: a call that could not even be sent does not wait for it.
 
     async def close(self) -> None:
         """Closes the connection; calls in flight fail."""

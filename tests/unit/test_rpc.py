@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import stat
@@ -218,3 +219,26 @@ async def test_a_client_finds_the_server_that_was_started_again(tmp_path: Path) 
         with pytest.raises(Unavailable):
             await waiting
     await client.close()
+
+
+async def test_a_connection_that_breaks_while_a_call_is_sent_fails_that_call_alone(tmp_path: Path) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    unseen: list[object] = []
+    broken_off = False
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context["message"]))
+    client = Client(tmp_path / "sock")
+    async with await asyncio.start_unix_server(hang_up, str(tmp_path / "sock")):
+        try:
+            # More than a socket takes at once: the call still waits to be sent.
+            await client.call("double", number="1" * (8 << 20))
+        except Unavailable:
+            broken_off = True
+    await client.close()
+    # What nobody looked at is told when it is let go of, which takes the loop some turns.
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert broken_off
+    assert not unseen
