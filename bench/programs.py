@@ -41,8 +41,11 @@ class Programs:
     folder: Path
 
     @classmethod
-    def build(cls, folder: Path | None = None) -> Programs:
+    def build(cls, folder: Path | None = None, only: str | None = None) -> Programs:
         """Builds them for release, or finds that nothing has changed; takes them as they are if the folder is given.
+
+        Args:
+            only: the one that is wanted.
 
         Raises:
             ProgramError: cargo failed.
@@ -51,6 +54,7 @@ class Programs:
             return cls(folder)
         target = Path(os.environ.get("CARGO_TARGET_DIR", Path.home() / ".cache/sds/target"))
         command = ["cargo", "build", "--release", "--locked", "--quiet", "-p", "sds-bench"]
+        command += ["--bin", only] if only else []
         path = f"{os.environ.get('PATH', '')}:{Path.home() / '.cargo/bin'}"
         environment = os.environ | {"CARGO_TARGET_DIR": str(target), "PATH": path}
         done = subprocess.run(command, cwd=ROOT, env=environment, timeout=BUILD_LIMIT_S, check=False)

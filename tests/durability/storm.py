@@ -129,7 +129,7 @@ class Storm:
 
 def storm_program() -> Path:
     """The host's program; built, if anything has changed."""
-    return Programs.build().folder / "sds-storm"
+    return Programs.build(only="sds-storm").folder / "sds-storm"
 
 
 def main() -> int:

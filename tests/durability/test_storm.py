@@ -14,7 +14,7 @@ from tests.durability.storm import DISK_BYTES, Storm, storm_program
 
 ROUNDS = 50
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
