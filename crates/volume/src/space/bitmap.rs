@@ -106,25 +106,34 @@ pub(super) struct Taken {
 impl Taken {
     /// `chunks` chunks, none taken.
     pub(super) fn new(chunks: u32) -> Self {
-        Self::of(vec![0; chunks.div_ceil(64) as usize], chunks)
-    }
-
-    /// Chunks that are taken where a bit is set.
-    pub(super) fn of(mut words: Vec<u64>, chunks: u32) -> Self {
-        let taken = words.iter().map(|word| word.count_ones()).sum();
+        let words = vec![0; chunks.div_ceil(64) as usize];
+        let (full, broken) = (Summary::new(words.len()), Summary::new(words.len()));
+        let mut all = Self { words, chunks, taken: 0, full, broken };
         if chunks % 64 != 0 {
             // What is beyond the end is never free.
-            *words.last_mut().expect("a word for some chunks") |= !0 << (chunks % 64);
-        }
-        let (full, broken) = (Summary::new(words.len()), Summary::new(words.len()));
-        let mut all = Self { words, chunks, taken, full, broken };
-        // A word of free chunks is already as summarised: most are, in a pool with room.
-        for word in 0..all.words.len() {
-            if all.words[word] != 0 {
-                all.summarise(word);
-            }
+            let last = all.words.len() - 1;
+            all.words[last] = !0 << (chunks % 64);
+            all.summarise(last);
         }
         all
+    }
+
+    /// From word `first` on a chunk is taken where a bit is set, and only there; bits beyond the end are clear.
+    pub(super) fn load(&mut self, first: usize, bits: &[u64]) {
+        for (word, bits) in (first..).zip(bits) {
+            let beyond = self.beyond(word);
+            let (old, new) = (self.words[word], bits | beyond);
+            if old != new {
+                self.taken = self.taken - (old & !beyond).count_ones() + bits.count_ones();
+                self.words[word] = new;
+                self.summarise(word);
+            }
+        }
+    }
+
+    /// The bits of a word that are beyond the end.
+    const fn beyond(&self, word: usize) -> u64 {
+        if word as u32 == self.chunks / 64 { !0 << (self.chunks % 64) } else { 0 }
     }
 
     pub(super) const fn free(&self) -> u32 {
@@ -217,6 +226,14 @@ mod tests {
                 assert_eq!(taken.free_len(from, max) as usize, len, "seed {seed}");
                 assert_eq!(taken.free() as usize, plain.iter().filter(|bit| !**bit).count());
                 assert_eq!(count_bits(&taken.words, start, count), if on { count } else { 0 });
+                let mut loaded = Taken::new(chunks);
+                loaded.set(start, count, !on);
+                let mut bits = taken.words.clone();
+                let last = bits.len() - 1;
+                bits[last] &= !taken.beyond(last);
+                loaded.load(0, &bits);
+                assert_eq!((&loaded.words, loaded.taken), (&taken.words, taken.taken), "seed {seed}");
+                assert_eq!((&loaded.full.levels, &loaded.broken.levels), (&taken.full.levels, &taken.broken.levels));
             }
         }
     }

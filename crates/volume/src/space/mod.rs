@@ -125,11 +125,16 @@ impl Space {
         None
     }
 
-    /// After replay: exactly what is allocated is taken, and check space.
+    /// After replay: exactly what is allocated is taken, and check space. Segments that nothing is known of stay as they
+    /// are, all free: a large pool with room is open sooner, and takes less memory.
     pub fn settle(&mut self) {
         for disk in &mut self.disks {
-            disk.allocated_count = disk.allocated.iter().map(|word| word.count_ones()).sum();
-            disk.taken = Taken::of(disk.allocated.clone(), disk.disk.chunks);
+            let known = disk.segments.iter().enumerate().filter(|(_, segment)| segment.lsn > Lsn::default());
+            for (number, _) in known {
+                let start = number * SEGMENT_WORDS;
+                let end = (start + SEGMENT_WORDS).min(disk.allocated.len());
+                disk.taken.load(start, &disk.allocated[start..end]);
+            }
             disk.take_check_space();
         }
     }

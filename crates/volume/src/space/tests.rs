@@ -123,6 +123,8 @@ fn check_space_is_nobodys() {
     let first = space.allocate_run(2 * ZONE_CHUNKS, 1).expect("room");
     assert_eq!(first, run(A, 0, ZONE_CHUNKS - FIRST), "up to the next zone");
     assert_eq!(space.allocate_run(1, 1).expect("room"), run(A, ZONE_CHUNKS, 1));
+    space.release_grant(first);
+    space.release_grant(run(A, ZONE_CHUNKS, 1));
     space.settle();
     assert_eq!(space.free_chunks(A), 2 * ZONE_CHUNKS - 2 * FIRST);
     // What can't be is told in the log and changes nothing.
