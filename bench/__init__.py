@@ -2,7 +2,7 @@
 
     make bench                                      # a short version of everything, one table
     .venv/bin/python -m bench.first_light           # IOPS and processor time, beside targets that only answer
-    .venv/bin/python -m bench.restart --volume 10T  # from kill -9 to served I/O with a large volume fully mapped
+    .venv/bin/python -m bench.restart --mapped 10T  # from kill -9 to served I/O with large volumes fully mapped
     .venv/bin/python -m bench.memory                # memory of idle volumes and connections
 
 Each starts an `sds serve` of its own on loopback with a temporary data folder, measures it over NVMe/TCP, removes what

@@ -3,8 +3,8 @@
 //! Owner tables are complete up to where the journal starts, and may be newer in places; the journal, replayed from its
 //! start over what is built here, brings every page to its end, because each change from there on is in it.
 //!
-//! Layout: all extents found, by page, in memory at once: some 200 bytes an extent, so 10 TiB of 1 MiB extents take
-//! 2 GiB. A larger pool would be read in passes, a range of pages each.
+//! Layout: all extents found, by page, in memory at once: 1.7 kB an extent at the peak (docs/BENCHMARKS.md), so 10 TiB
+//! of 1 MiB extents take 18 GB. A larger pool would be read in passes, a range of pages each.
 
 use std::collections::BTreeMap;
 
