@@ -140,8 +140,8 @@ class Node:
     def events_next(self, timeout_ms: int) -> list[dict[str, object]] | None:
         """What happened: each {level, kind, message, subject}; None when the time is over or the node was stopped.
 
-        Kinds: pool-imported, pool-unclean, disk-failed, checkpoint-failed, checkpoint-recovered, pool-full,
-        pool-has-space.
+        Kinds: pool-imported, pool-unclean, disk-failed, disk-lost-writes, checkpoint-failed, checkpoint-recovered,
+        pool-full, pool-has-space.
         """
 
     def metrics(self) -> dict[str, object]:

@@ -178,6 +178,10 @@ impl Engine {
             let message = format!("the metadata of pool {name} was rebuilt from its disks");
             self.events.push(Event::of_pool(Level::Warning, "pool-imported", &name, message));
         }
+        for disk in &recovered.lost_writes {
+            let message = format!("disk {} of pool {name} lost what it said was durable, maybe data as well", disk.0);
+            self.events.push(Event::of_pool(Level::Error, "disk-lost-writes", &name, message));
+        }
         if recovered.unclean {
             let message = format!("pool {name} was not closed before: what was open was replayed");
             self.events.push(Event::of_pool(Level::Info, "pool-unclean", &name, message));

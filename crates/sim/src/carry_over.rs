@@ -29,6 +29,11 @@ impl Memory {
         lock(&self.bytes).fill(0);
     }
 
+    /// Another machine's memory comes in place of this one.
+    pub fn swap(&self, other: &mut Vec<u8>) {
+        std::mem::swap(&mut *lock(&self.bytes), other);
+    }
+
     /// How often a kill cut a store short, since the last call.
     pub fn take_torn(&self) -> u64 {
         std::mem::take(&mut lock(&self.torn))

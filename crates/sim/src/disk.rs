@@ -63,6 +63,10 @@ pub struct Disk {
     current: BTreeMap<u64, Rc<Block>>,
     durable: BTreeMap<u64, Rc<Block>>,
     cache: BTreeMap<u64, Vec<Version>>,
+    /// What each block was before its last write, if that is kept.
+    previous: Option<BTreeMap<u64, Rc<Block>>>,
+    /// It says that it made durable what it did not.
+    lies: bool,
     random: Random,
 }
 
@@ -83,7 +87,28 @@ impl Disk {
     #[must_use]
     pub fn new(info: DiskInfo, random: Random) -> Self {
         let (current, durable, cache) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { info, current, durable, cache, random }
+        Self { info, current, durable, cache, previous: None, lies: false, random }
+    }
+
+    /// From now on it makes nothing durable, whatever it says.
+    pub fn lie(&mut self) {
+        (self.lies, self.info.volatile_cache) = (true, true);
+    }
+
+    /// From now on it keeps what blocks were before their last write.
+    pub fn keep_previous(&mut self) {
+        self.previous = Some(BTreeMap::new());
+    }
+
+    /// What a read sees that finds what was there before the last write.
+    pub fn read_stale(&self, offset: u64, out: &mut [u8]) {
+        self.read(offset, out);
+        let Some(previous) = &self.previous else { return };
+        for (number, bytes) in (offset / BLOCK_BYTES..).zip(out.chunks_exact_mut(BLOCK_BYTES as usize)) {
+            if let Some(block) = previous.get(&number) {
+                bytes.copy_from_slice(&block[..]);
+            }
+        }
     }
 
     /// What a read of `out.len()` bytes at `offset` sees.
@@ -138,6 +163,9 @@ impl Disk {
                 counters.blocks_reused += 1;
             }
             let data = Rc::new(block);
+            if let (Some(previous), Some(old)) = (&mut self.previous, self.current.get(&number)) {
+                previous.insert(number, Rc::clone(old));
+            }
             merge(&mut self.current, number, &data, sectors);
             self.cache.entry(number).or_default().push(Version { data, sectors, state: Rc::clone(state) });
         }
@@ -151,7 +179,7 @@ impl Disk {
     /// The disk answers the write of `len` bytes at `offset`; `durable`: a power cut can't take it back any more.
     pub fn complete(&mut self, offset: u64, len: u64, state: &Rc<WriteState>, order: u64, durable: bool) {
         state.completed.set(order);
-        if durable || !self.info.volatile_cache {
+        if (durable || !self.info.volatile_cache) && !self.lies {
             for number in offset / BLOCK_BYTES..(offset + len).div_ceil(BLOCK_BYTES) {
                 self.harden(number, |version| Rc::ptr_eq(&version.state, state));
             }
@@ -160,6 +188,9 @@ impl Disk {
 
     /// What the writes that were answered before `order` wrote becomes durable.
     pub fn sync(&mut self, order: u64) {
+        if self.lies {
+            return;
+        }
         let numbers: Vec<u64> = self.cache.keys().copied().collect();
         for number in numbers {
             self.harden(number, |version| version.state.completed.get() < order && !version.state.doomed.get());
@@ -247,8 +278,13 @@ impl Disk {
         self.durable.insert(number, block);
     }
 
-    /// Power is gone: each write that is not durable is kept, lost or torn, in any order.
-    pub fn power_cut(&mut self, counters: &mut Counters) {
+    /// Power is gone: each write that is not durable is kept, lost or torn, in any order. Of a disk that lies: `Some`,
+    /// true if all were lost.
+    pub fn power_cut(&mut self, counters: &mut Counters) -> Option<bool> {
+        let lied = (self.lies && !self.cache.is_empty()).then(|| self.random.chance(500));
+        if lied == Some(true) {
+            self.cache.values().flatten().for_each(|version| version.state.fate.set(Some(Fate::Lost)));
+        }
         let random = &mut self.random;
         let by_sector = self.info.physical_block_bytes < BLOCK_BYTES as u32;
         for (number, mut versions) in std::mem::take(&mut self.cache) {
@@ -276,6 +312,7 @@ impl Disk {
                 None => self.current.remove(&number),
             };
         }
+        lied
     }
 }
 
@@ -318,7 +355,7 @@ mod tests {
         while get(&disk, 4096, 4096) == [1; 4096] {
             disk.spoil(4096);
         }
-        disk.power_cut(&mut Counters::default());
+        let _ = disk.power_cut(&mut Counters::default());
         assert!(get(&disk, 0, 4096) == [1; 4096] && get(&disk, 4096, 4096) != [1; 4096]);
     }
 
@@ -330,7 +367,7 @@ mod tests {
             put(&mut disk, 0, 1, 8192, 1);
             put(&mut disk, 4096, 2, 4096, 5);
             disk.sync(5);
-            disk.power_cut(&mut Counters::default());
+            let _ = disk.power_cut(&mut Counters::default());
             assert!(get(&disk, 0, 4096).iter().all(|byte| *byte == 1));
             let second = get(&disk, 4096, 4096);
             assert!(second.iter().all(|byte| [1, 2].contains(byte)));
@@ -345,7 +382,7 @@ mod tests {
             let torn = (0..64).filter(|seed| {
                 let mut disk = disk(physical, *seed);
                 put(&mut disk, 4096, 7, 4096, 1);
-                disk.power_cut(&mut Counters::default());
+                let _ = disk.power_cut(&mut Counters::default());
                 let bytes = get(&disk, 4096, 4096);
                 bytes.contains(&0) && bytes.contains(&7)
             });
@@ -360,7 +397,7 @@ mod tests {
             put(&mut disk, 0, 3, 4096, 1);
             disk.sync_failed(2);
             disk.sync(3);
-            disk.power_cut(&mut Counters::default());
+            let _ = disk.power_cut(&mut Counters::default());
             get(&disk, 0, 1) == [0]
         });
         assert!(lost.count() > 8);
@@ -375,7 +412,7 @@ mod tests {
             put(&mut disk, 0, 2, 4096, 3);
             disk.sync(4);
             disk.complete(0, 4096, &late, 5, false);
-            disk.power_cut(&mut Counters::default());
+            let _ = disk.power_cut(&mut Counters::default());
             assert!(get(&disk, 0, 4096).iter().all(|byte| *byte == 2));
         }
     }

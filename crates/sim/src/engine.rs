@@ -76,6 +76,8 @@ pub struct Health {
     pub allocated_bytes: u64,
     /// Deleted volumes whose space is not all free yet.
     pub deletions: usize,
+    /// Disks that it says lost what they said was durable.
+    pub lost_writes: usize,
     /// Its metadata store was rebuilt from the disks when it was opened.
     pub imported: bool,
 }
@@ -102,6 +104,17 @@ pub enum Spoiled {
     JournalHeader,
     /// One of the two places of a block of an owner table.
     OwnerBlock,
+    /// A frame of one of two journals.
+    JournalFrame,
+}
+
+/// Where one disk may do what it likes once: each region is of one structure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The disk.
+    pub disk: DiskId,
+    /// Bytes on it, at multiples of 4 KiB.
+    pub regions: Vec<std::ops::Range<u64>>,
 }
 
 /// An engine: one open pool.
@@ -136,6 +149,8 @@ pub trait Engine: Sized + 'static {
     /// A block on one of `disks`, between two lives, of which there is another copy that is as good; `rebuilds`: the
     /// metadata store may be lost, so owner tables have to be complete.
     fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable>;
+    /// Places on one of `disks` where the pool has another copy of all that lies there, even while it is open.
+    fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered>;
     /// Says how it is.
     fn health(&self) -> Health;
     /// Ends it: everything answered is durable when this returns.

@@ -94,6 +94,15 @@ pub struct Knobs {
     pub meta_aged_per_mille: u32,
     /// Operations in a thousand at which the metadata store begins to fail, or to stand still.
     pub meta_outage_per_mille: u32,
+    /// Crashes in a thousand after which the pool is opened on the other node, with its own memory and metadata store.
+    pub move_per_mille: u32,
+    /// Openings in a thousand that are tried without one of the disks before.
+    pub absent_per_mille: u32,
+    /// Lives in a thousand in which one disk loses or misplaces one write, or answers one read with what was there
+    /// before: where the pool has another copy.
+    pub fickle_per_mille: u32,
+    /// The disk that says that it made durable what it did not.
+    pub liar: Option<usize>,
     /// The usual time of a batch of the metadata store.
     pub meta_latency: Duration,
     /// Scheduling steps in 100,000 at which a core stands still for up to 30 ms.
@@ -149,6 +158,8 @@ impl Knobs {
     pub fn new(seed: u64, operations: u32) -> Self {
         let mut random = Random::new(seed);
         let faults = random.chance(150);
+        // What came later draws from a stream of its own: a seed that failed before keeps its history.
+        let mut more = Random::new(seed ^ LATER_STREAM);
         // A tight pool is full again and again, and what was freed is soon another's.
         let tight = random.chance(400);
         let mib = if tight { TIGHT_MIB } else { ROOMY_MIB };
@@ -170,8 +181,10 @@ impl Knobs {
         operations_weights[3] = operations_weights[3].max(2);
         let mut size = |base: u32| base * random.pick(&[0, 1, 4]);
         let sizes = [size(20), size(30).max(1), size(15), size(4), size(2)];
+        let lies = more.chance(40) && !faults;
+        let liar = more.index(first_disks);
         let crashy = random.pick(&[2, 5, 9, 14]);
-        Self {
+        let knobs = Self {
             seed,
             operations,
             cores: random.between(1, 3) as usize,
@@ -195,16 +208,36 @@ impl Knobs {
             meta_lost_per_mille: random.pick(&[0, 0, 100, 300]),
             meta_aged_per_mille: random.pick(&[0, 0, 0, 200]),
             meta_outage_per_mille: random.pick(&[0, 0, 0, 3]),
+            move_per_mille: more.pick(&[0, 0, 0, 150]),
+            absent_per_mille: more.pick(&[0, 0, 0, 200]),
+            fickle_per_mille: if faults { 0 } else { more.pick(&[0, 0, 0, 600]) },
+            liar: None,
             meta_latency: Duration::from_micros(random.between(50, 20_000)),
             core_stall_per_100k: random.pick(&[0, 100, 1000]),
             verify_per_mille: random.pick(&[300, 1000]),
             carry_over_bytes: random.pick(&[1 << 20, 256 << 10]),
             planted: Planted::default(),
             trace: false,
+        };
+        if lies { Self { liar: Some(liar), ..knobs.gentle() } } else { knobs }
+    }
+
+    /// Nothing but crashes goes wrong around the disks.
+    #[must_use]
+    pub fn gentle(self) -> Self {
+        Self {
+            rot_per_mille: 0,
+            fickle_per_mille: 0,
+            absent_per_mille: 0,
+            move_per_mille: 0,
+            meta_lost_per_mille: 0,
+            meta_aged_per_mille: 0,
+            ..self
         }
     }
 }
 
+const LATER_STREAM: u64 = 0x51de;
 /// Sizes of disks; of each the pool's own regions take up to 3 MiB.
 const TIGHT_MIB: (u64, u64) = (4, 7);
 const ROOMY_MIB: (u64, u64) = (12, 32);

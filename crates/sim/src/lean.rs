@@ -38,7 +38,31 @@ pub fn leaning(seed: u64, operations: u32, defect: Defect) -> Knobs {
             (first.write_fault_per_100k, second.read_fault_per_100k) = (500, 10_000);
             knobs.lives = 14;
         }
-        _ => {}
+        // The ring of the node that the pool left is there when it comes back.
+        Defect::ForeignRing => {
+            knobs = knobs.gentle();
+            (knobs.move_per_mille, knobs.power_cut_per_mille, knobs.lives) = (600, 0, 14);
+        }
+        // One of two copies is cut short.
+        Defect::ShortestJournal => {
+            knobs = knobs.gentle();
+            (knobs.rot_per_mille, knobs.lives) = (1000, 14);
+            knobs.disks.iter_mut().for_each(|disk| disk.rotational = false);
+        }
+        Defect::SyncRetried => {
+            weigh(&mut knobs, &[(Kind::Flush, 40)]);
+            knobs.disks.iter_mut().for_each(|disk| (disk.volatile_cache, disk.sync_fault_per_100k) = (true, 1000));
+        }
+        Defect::SkipRing
+        | Defect::StaleFrame
+        | Defect::StaleCatalog
+        | Defect::PartialUnlocked
+        | Defect::MapBeforeData
+        | Defect::DiscardKeepsData
+        | Defect::SkipSync
+        | Defect::CatalogUnsynced
+        | Defect::TrimEarly
+        | Defect::ReplaySkipsGroup => {}
     }
     knobs
 }

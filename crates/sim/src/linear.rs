@@ -10,7 +10,7 @@ use sds_io::sync::Event;
 use sds_io::{Buffer, DiskId, Io, IoError, ReadBytes, Slice};
 use sds_volume::Defect;
 
-use crate::engine::{DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
+use crate::engine::{Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
 use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::world::{SimIo, World};
@@ -300,6 +300,10 @@ impl Engine for Linear {
         None
     }
 
+    fn covered(_: &World, _: &[DiskId], _: bool, _: &mut Random) -> Option<Covered> {
+        None
+    }
+
     fn health(&self) -> Health {
         Health::default()
     }
@@ -316,6 +320,8 @@ impl Engine for Linear {
 /// always there, and hosts that wait for their answers (its lock would stay locked).
 #[must_use]
 pub fn suited(mut knobs: Knobs) -> Knobs {
+    knobs = knobs.gentle();
+    knobs.liar = None;
     (knobs.meta_lost_per_mille, knobs.meta_aged_per_mille, knobs.meta_outage_per_mille) = (0, 0, 0);
     knobs.disks.truncate(knobs.first_disks);
     knobs.drop_per_mille = 0;

@@ -12,7 +12,8 @@ use sds_io::{MetaBatch, MetaError, MetaStore, meta::MetaFuture};
 use crate::process::{Effect, Process};
 use crate::random::Random;
 
-type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What a store holds.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 type Answer<T> = OneshotSender<Result<T, MetaError>>;
 
 enum Request {
@@ -202,6 +203,14 @@ impl Store {
     pub fn go_back(&self) {
         let mut state = self.state();
         state.rows = state.earlier.clone();
+    }
+
+    /// Another machine's store comes in place of this one, which has no open requests.
+    pub fn swap(&self, other: &mut Rows) {
+        let mut state = self.state();
+        assert!(state.open.is_empty(), "a pool moves when it is closed");
+        std::mem::swap(&mut state.rows, other);
+        state.earlier.clear();
     }
 
     /// Requests refused since the last call.

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use sds_block::Device as _;
 use sds_io::{DiskId, Io as _};
 use sds_volume::label_io::read_label;
-use sds_volume::{CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Tuning, VolumeSpec, error};
+use sds_volume::{CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, Tuning, VolumeSpec, error};
 
-use crate::engine::{DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
+use crate::engine::{Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
 use crate::random::Random;
 use crate::rot;
 use crate::world::{SimIo, World};
@@ -19,7 +19,7 @@ pub struct PoolEngine {
     /// By core.
     cores: Vec<Pool<SimIo>>,
     io: SimIo,
-    imported: bool,
+    recovered: Recovered,
 }
 
 fn refusal(error: error::PoolError) -> Refusal {
@@ -66,11 +66,11 @@ impl PoolEngine {
         CoreEnv { core, io: around.io.clone(), spawner: around.spawners[core].clone() }
     }
 
-    fn on_all_cores(first: Pool<SimIo>, around: &Surroundings, imported: bool) -> Self {
+    fn on_all_cores(first: Pool<SimIo>, around: &Surroundings, recovered: Recovered) -> Self {
         let shared = first.shared();
         let others = (1..around.spawners.len()).map(|core| Pool::join(shared.clone(), Self::env(around, core)));
         let others: Vec<Pool<SimIo>> = others.collect();
-        Self { cores: std::iter::once(first).chain(others).collect(), io: around.io.clone(), imported }
+        Self { cores: std::iter::once(first).chain(others).collect(), io: around.io.clone(), recovered }
     }
 
     // `no` tells apart what one disk is called each time that it joins.
@@ -94,7 +94,7 @@ impl Engine for PoolEngine {
         };
         let disks: Vec<NewDisk> = around.disks.iter().map(|disk| Self::new_disk(&around.io, *disk, 0)).collect();
         let pool = Pool::create(Self::env(&around, 0), Self::world(&around), &spec, &disks).await.map_err(refusal)?;
-        Ok(Self::on_all_cores(pool, &around, false))
+        Ok(Self::on_all_cores(pool, &around, Recovered::default()))
     }
 
     async fn open(around: Surroundings) -> Result<Self, Refusal> {
@@ -106,7 +106,7 @@ impl Engine for PoolEngine {
         }
         let opened = Pool::open(Self::env(&around, 0), Self::world(&around), POOL_UUID, &disks).await;
         let (pool, recovered) = opened.map_err(refusal)?;
-        Ok(Self::on_all_cores(pool, &around, recovered.imported))
+        Ok(Self::on_all_cores(pool, &around, recovered))
     }
 
     fn volumes(&self) -> Vec<Listed> {
@@ -154,6 +154,10 @@ impl Engine for PoolEngine {
         rot::expendable(world, disks, rebuilds, random)
     }
 
+    fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered> {
+        rot::covered(world, disks, rebuilds, random)
+    }
+
     fn health(&self) -> Health {
         let status = self.cores[0].status();
         Health {
@@ -162,7 +166,8 @@ impl Engine for PoolEngine {
             capacity_bytes: status.disks.iter().map(|disk| disk.capacity_bytes).sum(),
             allocated_bytes: status.disks.iter().map(|disk| disk.allocated_bytes).sum(),
             deletions: status.deletions,
-            imported: self.imported,
+            imported: self.recovered.imported,
+            lost_writes: self.recovered.lost_writes.len(),
         }
     }
 

@@ -90,6 +90,10 @@ counters! {
     meta_lost: "metadata stores lost",
     /// The metadata store was as some time before, after a crash.
     meta_aged: "metadata stores aged",
+    /// The pool was opened on another node.
+    moves: "moves to another node",
+    /// It was to be opened without one of its disks.
+    absent_disks: "openings without a disk",
     /// The pool was rebuilt from its disks.
     imports: "imports",
     /// Outages of the metadata store.
@@ -106,6 +110,20 @@ counters! {
     rotten_headers: "spoiled journal headers",
     /// Places of owner blocks that went bad.
     rotten_owners: "spoiled owner blocks",
+    /// Frames of one of two journals that went bad.
+    rotten_frames: "spoiled journal frames",
+    /// Writes of metadata that a disk lost without a word.
+    dropped_writes: "writes lost silently",
+    /// Those that landed elsewhere.
+    misdirected_writes: "misdirected writes",
+    /// Reads of metadata that found what was there before.
+    stale_reads: "stale reads",
+    /// Power cuts in which a disk lost what it had said was durable.
+    lies: "lies about durability",
+    /// Of those, the ones that the pool told of or refused.
+    lies_told: "lies that were told",
+    /// Lives in which a sync failed, looked at in the next.
+    sync_inspections: "lives after a failed sync",
     /// Disk blocks written with another volume's or address's payload than they had.
     blocks_reused: "disk blocks reused",
     /// Times the journal began again at its start.

@@ -11,7 +11,7 @@ use sds_volume::layout::frame::{FRAME_ALIGNMENT_BYTES, JournalHeader};
 use sds_volume::layout::label::Label;
 use sds_volume::layout::owner::{OWNER_BLOCK_BYTES, OwnerBlock, OwnerGeometry};
 
-use crate::engine::{Expendable, Spoiled};
+use crate::engine::{Covered, Expendable, Spoiled};
 use crate::random::Random;
 use crate::world::World;
 
@@ -28,12 +28,19 @@ pub fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut 
         return None;
     }
     let either = random.index(2) as u64;
-    let what = random.pick(&[Spoiled::Label, Spoiled::Catalog, Spoiled::JournalHeader, Spoiled::OwnerBlock]);
+    let what = match random.index(5) {
+        0 => Spoiled::Label,
+        1 => Spoiled::Catalog,
+        2 => Spoiled::JournalHeader,
+        3 => Spoiled::OwnerBlock,
+        _ => Spoiled::JournalFrame,
+    };
     let offset = match what {
         Spoiled::Label => [LABEL_A_OFFSET, LABEL_B_OFFSET][either as usize],
         Spoiled::Catalog => catalog_slot(world, disks, disk, &a.layout, either)?,
         Spoiled::JournalHeader => journal_header(world, disk, &a, either)?,
         Spoiled::OwnerBlock => owner_place(world, disk, &a, rebuilds, random)?,
+        Spoiled::JournalFrame => journal_frame(world, disks, disk, &a, random)?,
     };
     Some(Expendable { what, disk, offset })
 }
@@ -64,6 +71,47 @@ fn journal_header(world: &World, disk: DiskId, label: &Label, slot: u64) -> Opti
     let offset = |slot| label.layout.journal_offset + slot * FRAME_ALIGNMENT_BYTES;
     let header = |slot| JournalHeader::decode(&world.durable(disk, offset(slot), FRAME_ALIGNMENT_BYTES as usize)?).ok();
     (header(0)? == header(1)?).then(|| offset(slot))
+}
+
+/// A block of `disk`'s log that a frame begins in, if another disk's journal is the same, byte for byte.
+fn journal_frame(world: &World, disks: &[DiskId], disk: DiskId, label: &Label, random: &mut Random) -> Option<u64> {
+    let log = |disk: DiskId, label: &Label| {
+        let len = label.layout.journal_bytes as usize;
+        if label.journal { world.durable(disk, label.layout.journal_offset, len) } else { None }
+    };
+    let ours = log(disk, label)?;
+    let same = |other: &DiskId| {
+        let bytes = world.durable(*other, LABEL_A_OFFSET, LABEL_BYTES as usize)?;
+        let other_label = Label::decode(&bytes).ok().filter(|other| other.pool_epoch == label.pool_epoch)?;
+        (log(*other, &other_label)? == ours).then_some(())
+    };
+    disks.iter().filter(|other| **other != disk).find_map(same)?;
+    let block = FRAME_ALIGNMENT_BYTES as usize;
+    let frames: Vec<usize> = (2..ours.len() / block).filter(|at| ours[at * block..].starts_with(b"SDSF")).collect();
+    let chosen = frames.get(random.index(frames.len().max(1)))?;
+    Some(label.layout.journal_offset + *chosen as u64 * FRAME_ALIGNMENT_BYTES)
+}
+
+/// See [`crate::engine::Engine::covered`]. Labels are there twice, the catalog is on each disk, the journal may
+/// be; what owner tables say is in the metadata store.
+pub fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered> {
+    let label = |disk: DiskId| Label::decode(&world.durable(disk, LABEL_A_OFFSET, LABEL_BYTES as usize)?).ok();
+    let disk = disks[random.index(disks.len())];
+    let ours = label(disk)?;
+    let is_current = |label: &Label| label.journal && label.pool_epoch == ours.pool_epoch;
+    let layout = &ours.layout;
+    let mut regions: Vec<_> =
+        [LABEL_A_OFFSET, LABEL_B_OFFSET].into_iter().map(|offset| offset..offset + LABEL_BYTES).collect();
+    let slots = layout.catalog_slot_offset(0);
+    regions.push(slots..slots + 2 * layout.catalog_slot_bytes);
+    if ours.journal && disks.iter().any(|other| *other != disk && label(*other).as_ref().is_some_and(is_current)) {
+        regions.push(layout.journal_offset..layout.journal_offset + layout.journal_bytes);
+    }
+    if !rebuilds {
+        let blocks = OwnerGeometry::new(layout.extent_bytes).blocks(layout.chunks);
+        regions.push(layout.owner_offset..layout.owner_offset + blocks * 2 * OWNER_BLOCK_BYTES);
+    }
+    Some(Covered { disk, regions })
 }
 
 fn owner_place(world: &World, disk: DiskId, label: &Label, rebuilds: bool, random: &mut Random) -> Option<u64> {

@@ -21,7 +21,7 @@ use crate::carry_over::Mapping;
 use crate::engine::{Engine, Refused, Surroundings};
 use crate::host::{Ask, Context, Hosts, Known, Phase};
 use crate::knobs::Knobs;
-use crate::meta::Handle;
+use crate::meta::{Handle, Rows};
 use crate::oracle::VolumeNo;
 use crate::payload::SECTOR_BYTES;
 use crate::random::Random;
@@ -80,6 +80,14 @@ struct Run<E> {
     outage_until_ns: Option<u64>,
     /// It was lost or is an older one, and the pool was not opened since.
     meta_gone: bool,
+    /// Memory and metadata store of the node that has not the pool.
+    other_node: (Vec<u8>, Rows),
+    /// A sync failed as the pool was open; what was flushed before is there, and nothing else is promised.
+    sync_failed: bool,
+    /// A sync failed before or as the pool was opened: what is durable is not known.
+    opened_uncertain: bool,
+    /// Laps of the journal so far.
+    laps: u64,
     /// The one that is open, for a failure's words.
     engine: Weak<E>,
 }
@@ -93,6 +101,7 @@ pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
     let disks = (0..knobs.first_disks as u16).map(DiskId).collect();
     let hosts = Rc::new(RefCell::new(Hosts::new(disks)));
     let operations_left = knobs.operations;
+    let other_node = (vec![0; knobs.carry_over_bytes], Rows::new());
     let mut run: Run<E> = Run {
         knobs: Rc::new(knobs),
         random,
@@ -102,6 +111,10 @@ pub fn run<E: Engine>(knobs: Knobs) -> Outcome {
         quiet_until_ns: 0,
         outage_until_ns: None,
         meta_gone: false,
+        other_node,
+        sync_failed: false,
+        opened_uncertain: false,
+        laps: 0,
         engine: Weak::new(),
     };
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.lives()));
@@ -130,26 +143,43 @@ impl<E: Engine> Run<E> {
         let lives = self.knobs.lives;
         for life in 0..=lives {
             let last = life == lives;
-            let (knobs, random) = (Rc::clone(&self.knobs), self.random.fork());
-            let mut scheduler = Scheduler::new(&self.world, knobs.cores, random, knobs.core_stall_per_100k);
+            let mut scheduler = self.scheduler();
             self.record(format!("life {life} begins"));
             if !last && self.random.chance(self.knobs.recovery_crash_per_mille) {
                 // Few and many alike: an import takes longer than a look at the labels.
                 let effects_max = 1 << self.random.between(3, RECOVERY_EFFECTS_LOG2_MAX);
                 scheduler.process.kill_after(self.random.below(effects_max));
             }
+            if made {
+                self.arm();
+            }
             let ended = self.life(&mut scheduler, &mut made, life)?;
             scheduler.kill();
             drop(scheduler);
             self.end(&ended);
+            if let Some(all) = self.world.lied.take() {
+                return if made { self.after_a_lie(all) } else { Ok(()) };
+            }
             if self.world.counters.borrow().sync_faults > 0 {
-                // What a disk lost in a failed sync is lost, where there is no second copy: in that life no flush may
-                // say otherwise, and after it nothing is promised.
-                self.record("a sync failed: the run ends".into());
-                return Ok(());
+                return if self.sync_failed { self.after_a_failed_sync() } else { Ok(()) };
             }
         }
         Ok(())
+    }
+
+    // What a disk lost in a failed sync is lost, where there is no second copy: in that life no flush may say
+    // otherwise. That is looked at now, and after it nothing is promised.
+    fn after_a_failed_sync(&mut self) -> Result<(), String> {
+        self.world.counters.borrow_mut().sync_inspections += 1;
+        let mut scheduler = self.scheduler();
+        let Some(engine) = self.open(&mut scheduler, &mut true)? else { return Ok(()) };
+        self.reconcile(&*engine)?;
+        self.verify(&mut scheduler, &engine).map(|_| ())
+    }
+
+    fn scheduler(&mut self) -> Scheduler {
+        let random = self.random.fork();
+        Scheduler::new(&self.world, self.knobs.cores, random, self.knobs.core_stall_per_100k)
     }
 
     fn life(&mut self, scheduler: &mut Scheduler, made: &mut bool, life: u32) -> Result<Ended, String> {
@@ -205,7 +235,9 @@ impl<E: Engine> Run<E> {
     }
 
     // At the end of a life, however it came.
-    fn count(&self, engine: &Rc<E>, laps_before: u64) {
+    fn count(&mut self, engine: &Rc<E>, laps_before: u64) {
+        self.laps += engine.health().journal_laps.saturating_sub(laps_before);
+        self.sync_failed = !self.opened_uncertain && self.world.counters.borrow().sync_faults > 0;
         let (health, joins) = (engine.health(), self.hosts.borrow().joining.is_some());
         let mut counters = self.world.counters.borrow_mut();
         counters.journal_laps += health.journal_laps.saturating_sub(laps_before);
@@ -273,7 +305,29 @@ impl<E: Engine> Run<E> {
         counters.read_faults + counters.write_faults + counters.sync_faults
     }
 
+    // A pool without one of its disks is refused, and none the worse for it when all are there again. False if the
+    // process died.
+    fn open_without_a_disk(&mut self, scheduler: &mut Scheduler) -> Result<bool, String> {
+        if self.knobs.absent_per_mille == 0 || !self.random.chance(self.knobs.absent_per_mille) {
+            return Ok(true);
+        }
+        let mut surroundings = self.surroundings(scheduler);
+        let absent = surroundings.disks.swap_remove(self.random.index(surroundings.disks.len()));
+        self.world.counters.borrow_mut().absent_disks += 1;
+        match self.wait(scheduler, E::open(surroundings), "the open")? {
+            Some(Ok(_)) => Err(format!("the pool opens without disk {}", absent.0)),
+            Some(Err((_, what))) => {
+                self.record(format!("no open without disk {}: {what}", absent.0));
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
     fn open(&mut self, scheduler: &mut Scheduler, made: &mut bool) -> Result<Option<Rc<E>>, String> {
+        if *made && !self.open_without_a_disk(scheduler)? {
+            return Ok(None);
+        }
         for _ in 0..OPENS_MAX {
             self.world.counters.borrow_mut().opens += 1;
             let surroundings = self.surroundings(scheduler);
@@ -292,8 +346,12 @@ impl<E: Engine> Run<E> {
                 }
                 Some(Ok(engine)) => {
                     *made = true;
+                    self.opened_uncertain = self.world.counters.borrow().sync_faults > 0;
                     self.meta_gone = false;
                     self.world.counters.borrow_mut().imports += u64::from(engine.health().imported);
+                    if engine.health().lost_writes > 0 && !self.disks_did_wrong() {
+                        return Err("disks are said to have lost writes, and did not".into());
+                    }
                     let engine = Rc::new(engine);
                     self.engine = Rc::downgrade(&engine);
                     return Ok(Some(engine));
@@ -309,12 +367,17 @@ impl<E: Engine> Run<E> {
         Err("the pool does not open, however often".into())
     }
 
+    fn disks_did_wrong(&self) -> bool {
+        let counters = self.world.counters.borrow();
+        let silent = counters.dropped_writes + counters.misdirected_writes + counters.stale_reads;
+        silent + counters.lies + counters.rotten_catalogs > 0
+    }
+
     // The process ended by itself and is started again.
     fn restart(&mut self, scheduler: &mut Scheduler) {
         scheduler.kill();
         self.world.process_crash();
-        let random = self.random.fork();
-        *scheduler = Scheduler::new(&self.world, self.knobs.cores, random, self.knobs.core_stall_per_100k);
+        *scheduler = self.scheduler();
     }
 
     // Compares what the engine has with what the hosts know; what was open when it died is settled by what is there.

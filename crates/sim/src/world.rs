@@ -16,7 +16,8 @@ use sds_io::sync::{OneshotSender, oneshot};
 use sds_io::{Buffer, Clock, DiskId, DiskInfo, Io, IoError, IoErrorKind, Slice};
 
 use crate::carry_over::Memory;
-use crate::disk::{Disk, WriteState};
+use crate::disk::{BLOCK_BYTES, Disk, WriteState};
+use crate::engine::Covered;
 use crate::knobs::{DiskKnobs, Knobs};
 use crate::meta::Store;
 use crate::process::{Effect, Process};
@@ -42,12 +43,35 @@ struct Inflight {
     state: Rc<WriteState>,
     /// Its place in the order of all events: a sync covers what was answered before it was submitted.
     submitted: u64,
+    /// A read that finds what was there before.
+    stale: bool,
     /// It fails instead.
     fault: bool,
     /// The process is killed as it is submitted.
     ambushed: bool,
     /// The units of a split write that took effect at first.
     applied: Option<Vec<bool>>,
+}
+
+/// What a disk does to a request without a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whim {
+    /// A write is not done.
+    Drop,
+    /// A write lands elsewhere.
+    Misdirect,
+    /// A read finds what was there before the last write.
+    Stale,
+}
+
+/// A request to come that a disk will not do right.
+pub struct Strike {
+    /// Where.
+    pub covered: Covered,
+    /// What.
+    pub whim: Whim,
+    /// So many such requests are done before.
+    pub spared: u64,
 }
 
 enum Event {
@@ -63,6 +87,10 @@ pub struct World {
     queue: RefCell<BTreeMap<(u64, u64), Event>>,
     inflight: RefCell<BTreeMap<u64, Inflight>>,
     disks: RefCell<Vec<(Disk, DiskKnobs, Random)>>,
+    /// What one disk will do to one request; see [`Engine::covered`](crate::engine::Engine::covered).
+    pub strike: RefCell<Option<Strike>>,
+    /// In the last power cut a disk lost what it had said was durable; true: all that it ever had.
+    pub lied: Cell<Option<bool>>,
     /// The process is killed when it submits a durable write of several blocks.
     pub ambush: Cell<bool>,
     verbose: bool,
@@ -81,6 +109,7 @@ impl World {
     #[must_use]
     pub fn new(knobs: &Knobs, random: &mut Random) -> Rc<Self> {
         let now_ns = Arc::new(AtomicU64::new(0));
+        let (liar, keeps_previous) = (knobs.liar, knobs.fickle_per_mille > 0);
         let disk = |(number, knobs): (usize, &DiskKnobs)| {
             let info = DiskInfo {
                 path: format!("sim:{number}"),
@@ -91,7 +120,14 @@ impl World {
                 volatile_cache: knobs.volatile_cache,
                 discard: knobs.discard,
             };
-            (Disk::new(info, random.fork()), knobs.clone(), random.fork())
+            let mut disk = Disk::new(info, random.fork());
+            if keeps_previous {
+                disk.keep_previous();
+            }
+            if liar == Some(number) {
+                disk.lie();
+            }
+            (disk, knobs.clone(), random.fork())
         };
         let disks = knobs.disks.iter().enumerate().map(disk).collect();
         let latency_ns = knobs.meta_latency.as_nanos() as u64;
@@ -104,6 +140,8 @@ impl World {
             inflight: RefCell::default(),
             disks: RefCell::new(disks),
             ambush: Cell::new(false),
+            strike: RefCell::default(),
+            lied: Cell::new(None),
             verbose: knobs.trace,
             counters: RefCell::default(),
             trace: Cell::default(),
@@ -170,6 +208,49 @@ impl World {
         self.queue.borrow_mut().insert((due, order), event);
     }
 
+    // What becomes of a request that its disk is about to do wrong: where it goes, and whether a read is stale.
+    fn strike(&self, disk: DiskId, offset: u64, request: &mut Request, random: &mut Random) -> (u64, bool) {
+        let mut strike = self.strike.borrow_mut();
+        let Some(Strike { covered, whim, spared }) = strike.as_mut().filter(|strike| strike.covered.disk == disk)
+        else {
+            return (offset, false);
+        };
+        let end = match request {
+            Request::Read { buffer, .. } if *whim == Whim::Stale => offset + buffer.len() as u64,
+            Request::Write { data, .. } if *whim != Whim::Stale => offset + data.len() as u64,
+            _ => return (offset, false),
+        };
+        let Some(region) = covered.regions.iter().position(|region| region.contains(&offset) && end <= region.end)
+        else {
+            return (offset, false);
+        };
+        if *spared > 0 {
+            *spared -= 1;
+            return (offset, false);
+        }
+        let mut counters = self.counters.borrow_mut();
+        let mut to = offset;
+        match (request, *whim) {
+            (Request::Write { data, .. }, Whim::Drop) => {
+                counters.dropped_writes += 1;
+                *data = data.slice(0, 0);
+            }
+            (Request::Write { data, .. }, _) => {
+                counters.misdirected_writes += 1;
+                let others = covered.regions.len();
+                let landing = &covered.regions[(region + 1 + random.index(others - 1)) % others];
+                to = landing.start + random.below((landing.end - landing.start) / BLOCK_BYTES) * BLOCK_BYTES;
+                *data = data.slice(0, data.len().min((landing.end - to) as usize));
+            }
+            _ => counters.stale_reads += 1,
+        }
+        let (stale, whim) = (*whim == Whim::Stale, *whim);
+        drop(counters);
+        *strike = None;
+        self.note([9, offset, to, u64::from(disk.0)], || format!("disk {}: {whim:?} at {offset}, {to}", disk.0));
+        (to, stale)
+    }
+
     fn submit(&self, disk: DiskId, offset: u64, request: Request, ambushed: bool) {
         let number = self.next_order();
         let now = self.now_ns.load(Ordering::Relaxed);
@@ -209,9 +290,22 @@ impl World {
         }
         let apply = now + random.between(1, latency);
         let (state, applied) = (WriteState::open(), None);
-        let inflight =
-            Inflight { disk: usize::from(disk.0), offset, request, state, submitted: number, fault, ambushed, applied };
-        drop((disks, counters));
+        let disk_no = usize::from(disk.0);
+        let mut inflight = Inflight {
+            disk: disk_no,
+            offset,
+            request,
+            state,
+            submitted: number,
+            stale: false,
+            fault,
+            ambushed,
+            applied,
+        };
+        drop(counters);
+        let (offset, stale) = self.strike(disk, offset, &mut inflight.request, random);
+        (inflight.offset, inflight.stale) = (offset, stale);
+        drop(disks);
         self.inflight.borrow_mut().insert(number, inflight);
         self.push(apply, Event::Apply(number));
         self.push(now + latency, Event::Complete(number));
@@ -224,6 +318,7 @@ impl World {
         let (disk, knobs, random) = &mut disks[entry.disk];
         let mut counters = self.counters.borrow_mut();
         match &mut entry.request {
+            Request::Read { buffer, .. } if entry.stale => disk.read_stale(entry.offset, buffer.as_mut()),
             Request::Read { buffer, .. } => disk.read(entry.offset, buffer.as_mut()),
             Request::Write { data, .. } => {
                 let units = disk.units(entry.offset, data.len() as u64);
@@ -232,7 +327,8 @@ impl World {
                 disk.write(entry.offset, data.as_ref(), &entry.state, &mut counters, |unit| chosen[unit]);
                 entry.applied = Some(chosen);
             }
-            Request::Sync { .. } if entry.fault => disk.sync_failed(entry.submitted),
+            // What it covers is lost when it is told: a sync that ends before may still have saved it.
+            Request::Sync { .. } if entry.fault => {}
             Request::Sync { .. } => disk.sync(entry.submitted),
             Request::Discard { len, .. } => {
                 counters.disk_discards += 1;
@@ -267,6 +363,9 @@ impl World {
                 Box::new(move || answer.send(result))
             }
             Request::Sync { answer } => {
+                if entry.fault {
+                    disk.sync_failed(entry.submitted);
+                }
                 counters.sync_faults += u64::from(entry.fault);
                 Box::new(move || answer.send(result))
             }
@@ -301,6 +400,7 @@ impl World {
     /// The process is dead: what it had in flight still lands, in part or not at all; its timers are gone.
     pub fn process_crash(&self) {
         self.ambush.set(false);
+        *self.strike.borrow_mut() = None;
         self.queue.borrow_mut().clear();
         let inflight = std::mem::take(&mut *self.inflight.borrow_mut());
         let mut disks = self.disks.borrow_mut();
@@ -316,7 +416,7 @@ impl World {
                     let units = disk.units(entry.offset, data.len() as u64);
                     let lands = |unit: usize| !applied.get(unit).copied().unwrap_or(false);
                     // Torn: either anywhere, or cut short.
-                    let cut = if random.chance(500) { random.index(units) } else { units };
+                    let cut = if random.chance(500) { random.index(units.max(1)) } else { units };
                     let torn = |random: &mut Random, unit: usize| {
                         if cut < units { unit <= cut } else { random.chance(500) }
                     };
@@ -347,7 +447,10 @@ impl World {
         self.process_crash();
         let mut counters = self.counters.borrow_mut();
         for (disk, _, _) in self.disks.borrow_mut().iter_mut() {
-            disk.power_cut(&mut counters);
+            if let Some(all) = disk.power_cut(&mut counters) {
+                counters.lies += 1;
+                self.lied.set(Some(all));
+            }
         }
         self.memory.clear();
         self.note([5, 0, 0, 0], || "power cut".into());

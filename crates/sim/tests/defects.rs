@@ -27,13 +27,20 @@ macro_rules! found {
         fn $name() {
             assert_found(Defect::$defect);
         })*
+
+        #[test]
+        fn every_defect_has_its_test() {
+            assert_eq!(Defect::ALL, [$(Defect::$defect,)*]);
+        }
     };
 }
 
 found! {
     an_answer_before_its_ring_entry: SkipRing,
+    a_ring_of_a_former_opening: ForeignRing,
     frames_without_their_crc: IgnoreCrc,
     a_frame_of_an_earlier_lap: StaleFrame,
+    the_shortest_of_two_journals: ShortestJournal,
     a_journal_of_an_older_epoch: OlderEpoch,
     a_stale_catalog_slot: StaleCatalog,
     a_partial_block_without_a_lock: PartialUnlocked,
@@ -46,6 +53,7 @@ found! {
     a_chunk_given_out_under_a_read: ReuseUnderRead,
     a_commit_without_syncs: SkipSync,
     a_delta_journaled_before_its_data_is_synced: LateSeal,
+    a_failed_sync_tried_again: SyncRetried,
     a_catalog_change_answered_too_early: CatalogUnsynced,
     owner_tables_after_the_metadata_store: OwnersAfterMeta,
     owner_tables_that_keep_freed_chunks: OwnersNotCleared,

@@ -13,6 +13,7 @@ use sds_block::BlockError;
 use sds_io::sync::{Receiver, join_all, oneshot};
 use sds_io::{Clock, Io, MetaBatch};
 
+use crate::careful::CarefulIo;
 use crate::core::PoolCore;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::{OwnerUpdate, PageImage};
@@ -27,7 +28,7 @@ use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
 /// The task on core 0 that makes checkpoints.
 pub(crate) struct Checkpointer<E: Io + Clock> {
     pub core: Rc<PoolCore<E>>,
-    pub owners: Vec<OwnerTable<E>>,
+    pub owners: Vec<OwnerTable<CarefulIo<E>>>,
     pub requests: Receiver<CheckpointRequest>,
 }
 
@@ -199,17 +200,18 @@ impl<E: Io + Clock> Checkpointer<E> {
 /// The catalog into a disk's slot; the sync covers the owner table's writes too.
 async fn save_on_disk<E: Io + Clock>(
     core: &PoolCore<E>,
-    disk: &PoolDisk,
+    disk: &Arc<PoolDisk>,
     catalog: &[u8],
     lsn: Lsn,
 ) -> Result<(), PoolError> {
     let failed = |error| PoolError::new(PoolErrorKind::Io, "the catalog can't be written to a disk").with_source(error);
     let sequence = if core.shared.planted.has(Defect::StaleCatalog) { 0 } else { lsn.0 };
-    write_catalog(&core.env.io, disk.disk, &disk.layout, catalog, sequence).await.map_err(failed)
+    let io = disk.careful(&core.env.io, core.shared.planted);
+    write_catalog(&io, disk.disk, &disk.layout, catalog, sequence).await.map_err(failed)
 }
 
-pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &PoolDisk) -> OwnerTable<E> {
-    OwnerTable::new(core.env.io.clone(), disk.disk, disk.layout.clone(), disk.uuid)
+pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &Arc<PoolDisk>) -> OwnerTable<CarefulIo<E>> {
+    OwnerTable::new(disk.careful(&core.env.io, core.shared.planted), disk.disk, disk.layout.clone(), disk.uuid)
 }
 
 /// The task on core 0 that asks for a checkpoint now and then.

@@ -19,7 +19,7 @@ use crate::journal::{Journal, JournalError, LostMember, Outcome};
 use crate::label_io::write_label;
 use crate::layout::label::Label;
 use crate::place::Lsn;
-use crate::planted::Defect;
+use crate::planted::{Defect, Planted};
 use crate::shared::{CommitRequest, PoolDisk, PoolShared, lock};
 
 /// The task on core 0 that makes things durable.
@@ -115,7 +115,7 @@ impl<E: Io + Clock> Committer<E> {
         }
         let left = disks.iter().filter(|disk| lost.iter().all(|lost| lost.disk != disk.disk));
         let relabel = |label: &mut Label| label.pool_epoch = epoch;
-        let labels = left.map(|disk| relabel_disk(&self.env.io, disk, relabel)).collect();
+        let labels = left.map(|disk| relabel_disk(&self.env.io, disk, self.shared.planted, relabel)).collect();
         join_all(labels).await.into_iter().collect::<Result<(), PoolError>>()?;
         self.journal.set_epoch(epoch).await.map_err(|error| self.journal_error(error))
     }
@@ -144,26 +144,12 @@ impl<E: Io + Clock> Committer<E> {
     }
 
     async fn sync_disk(&self, disk: Arc<PoolDisk>) -> Result<(), PoolError> {
-        if disk.sync_failed.load(Ordering::Acquire) {
-            return Err(PoolError::new(PoolErrorKind::Io, "a disk failed a sync; what it holds is not certain"));
-        }
         let completed = disk.completed.load(Ordering::Acquire);
-        let mut synced = self.env.io.sync(disk.disk).await;
-        if synced.is_err() && self.shared.planted.has(Defect::SyncRetried) {
-            synced = self.env.io.sync(disk.disk).await;
-        }
-        match synced {
-            Ok(()) => {
-                disk.synced.fetch_max(completed, Ordering::AcqRel);
-                Ok(())
-            }
-            Err(error) => {
-                // A second try would succeed and say nothing of the data: the failure stays.
-                disk.sync_failed.store(true, Ordering::Release);
-                log::error!("{}: sync failed: {error}", disk.info.path);
-                Err(PoolError::new(PoolErrorKind::Io, "a disk failed a sync").with_source(error))
-            }
-        }
+        let synced = disk.careful(&self.env.io, self.shared.planted).sync(disk.disk).await;
+        let what = "a disk failed a sync; what it holds is not certain";
+        synced.map_err(|error| PoolError::new(PoolErrorKind::Io, what).with_source(error))?;
+        disk.synced.fetch_max(completed, Ordering::AcqRel);
+        Ok(())
     }
 
     async fn trim(&mut self, lsn: Lsn) -> Result<(), PoolError> {
@@ -191,13 +177,14 @@ impl<E: Io + Clock> Committer<E> {
 /// Changes a disk's label, in memory once it is durable on the disk. Only core 0 calls this.
 pub(crate) async fn relabel_disk<E: Io>(
     io: &E,
-    disk: &PoolDisk,
+    disk: &Arc<PoolDisk>,
+    planted: Planted,
     change: impl FnOnce(&mut Label),
 ) -> Result<(), PoolError> {
     let mut label = lock(&disk.label).clone();
     change(&mut label);
     let failed = PoolError::new(PoolErrorKind::Io, "a label can't be written");
-    write_label(io, disk.disk, &label).await.map_err(|error| failed.with_source(error))?;
+    write_label(&disk.careful(io, planted), disk.disk, &label).await.map_err(|error| failed.with_source(error))?;
     *lock(&disk.label) = label;
     Ok(())
 }

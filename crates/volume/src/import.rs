@@ -24,7 +24,7 @@ use crate::owner::OwnerTable;
 use crate::page::PageState;
 use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW, TreeId};
 use crate::record::{Home, Record, States};
-use crate::recover::{Checkpoint, Member};
+use crate::recover::{Checkpoint, Member, require_disks};
 use crate::space::{SEGMENT_CHUNKS, SegmentImage};
 
 /// Pages that one batch to the MetaStore holds.
@@ -47,6 +47,8 @@ pub(crate) async fn import<E: Io + Clock>(
 ) -> Result<Checkpoint, PoolError> {
     let before = Lsn(start.0 - 1);
     let catalog = newest_catalog(io, members, before).await?;
+    // What a missing disk holds would be forgotten: the next opening takes what this one stored for whole.
+    require_disks(members, &catalog)?;
     let trees: FxHashSet<TreeId> = catalog.layers.values().map(|layer| layer.tree).collect();
     let blocks = members[0].blocks_per_extent();
     let mut extents: FxHashMap<u64, Found> = FxHashMap::default();

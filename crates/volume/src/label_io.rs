@@ -12,6 +12,7 @@ use crate::layout::catalog::{SLOT_HEADER_BYTES, decode_slot, encode_slot, slot_b
 use crate::layout::codec::DecodeError;
 use crate::layout::disk::{DiskLayout, LABEL_A_OFFSET, LABEL_B_OFFSET, LABEL_BYTES};
 use crate::layout::label::Label;
+use crate::place::Lsn;
 
 /// One of a disk's two labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +186,16 @@ pub async fn read_catalog<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> R
         Some((_, sequence, catalog)) => Ok((sequence, catalog.to_vec())),
         None => Err(slots.map(|slot| slot.expect_err("no slot is intact"))),
     }
+}
+
+/// The last checkpoint that a disk was told of. `None`: there was none, or a slot is damaged and may have been newer.
+pub(crate) async fn catalog_mark<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> Option<Lsn> {
+    let slots = read_slots(io, disk, layout).await;
+    let foreign = |slot: &Slot| matches!(slot, Err(SlotError::Decode(error)) if error.is_foreign());
+    if !slots.iter().all(|slot| slot.is_ok() || foreign(slot)) {
+        return None;
+    }
+    newest(&slots).map(|(_, sequence, _)| Lsn(sequence))
 }
 
 type Slot = Result<(u64, Vec<u8>), SlotError>;

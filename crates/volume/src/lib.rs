@@ -20,6 +20,7 @@
 //! | [`owner`] | owner tables on disks |
 //! | [`planted`] | defects that the simulator puts in |
 //! | [`env`] | what a pool is given by its process; limits and intervals |
+//! | [`careful`] | a disk whose syncs are believed as long as none failed |
 //! | [`ledger`], [`shared`], [`core`] | the order of changes; what cores share; one core's share |
 //! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
 //! | [`read`], [`write`], [`zero`] | what a part does |
@@ -46,6 +47,7 @@ pub mod label_io;
 pub mod space;
 pub mod owner;
 pub mod env;
+mod careful;
 mod ledger;
 pub mod shared;
 mod core;

@@ -447,9 +447,9 @@ impl<E: Io + Clock> Pool<E> {
         let disks = self.0.shared.disks();
         let relabel = |disk: &Arc<PoolDisk>| {
             let disk = Arc::clone(disk);
-            let io = self.0.env.io.clone();
+            let (io, planted) = (self.0.env.io.clone(), self.0.shared.planted);
             async move {
-                relabel_disk(&io, &disk, |label| {
+                relabel_disk(&io, &disk, planted, |label| {
                     label.clean = true;
                     label.checkpoint_mark = mark;
                 })

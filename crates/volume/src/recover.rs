@@ -19,7 +19,7 @@ use crate::error::{PoolError, PoolErrorKind};
 use crate::format::{clear_meta, member};
 use crate::import::{import, read_catalogs};
 use crate::journal::{Journal, JournalError, MemberNote, MemberProblem, Replay};
-use crate::label_io::{read_label, write_label};
+use crate::label_io::{catalog_mark, read_label, write_label};
 use crate::layout::catalog::decode_catalog;
 use crate::layout::delta::decode_group;
 use crate::layout::label::Label;
@@ -67,6 +67,8 @@ pub struct Recovered {
     pub ring_groups: u64,
     /// Disks with a label of the pool that the pool does not know: their joining was not completed.
     pub unused: Vec<DiskId>,
+    /// Disks that lost what they said was durable: what else they lost is not known.
+    pub lost_writes: Vec<DiskId>,
 }
 
 /// A pool on its way to being served.
@@ -109,13 +111,14 @@ pub(crate) async fn recover<E: Io + Clock>(
             }
         }
     };
+    let after = Lsn(journal.next().0 - 1);
+    recovered.lost_writes = check_marks(io, &members, checkpoint.lsn, replay.start, after).await?;
     let mut tables = Tables::of(checkpoint);
     for group in replay.groups() {
         let (lsn, deltas) = group.map_err(|error| corrupt("a change in the journal can't be read", error))?;
         recovered.journal_groups += 1;
         tables.apply(lsn, deltas);
     }
-    let after = Lsn(journal.next().0 - 1);
     let ring_groups = Ring::recover_planted(&world.carry_over, uuid, openings, after, world.planted);
     for (_, bytes) in &ring_groups {
         let (lsn, deltas, _) =
@@ -123,7 +126,7 @@ pub(crate) async fn recover<E: Io + Clock>(
         recovered.ring_groups += 1;
         tables.apply(lsn, deltas);
     }
-    recovered.unused = check_members(&mut members, &tables.catalog, after)?;
+    recovered.unused = check_members(&mut members, &tables.catalog)?;
     let syncs = members.iter().map(|member| io.sync(member.disk)).collect();
     let failed = |error| PoolError::new(PoolErrorKind::Io, "a disk can't be synced").with_source(error);
     join_all(syncs).await.into_iter().collect::<Result<(), _>>().map_err(failed)?;
@@ -305,7 +308,7 @@ impl Tables {
 }
 
 /// Compares the disks with what the catalog has; those that it does not know are taken out and returned.
-fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Result<Vec<DiskId>, PoolError> {
+fn check_members(members: &mut Vec<Member>, catalog: &Catalog) -> Result<Vec<DiskId>, PoolError> {
     let known = |member: &Member| {
         catalog.disks.get(&member.label.disk_no).is_some_and(|entry| entry.uuid == member.label.disk_uuid)
     };
@@ -321,10 +324,6 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
             let what = "a disk's label has another size than the catalog, its number";
             return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(u64::from(entry.no.0)));
         }
-        if member.label.checkpoint_mark > after {
-            let what = "the disks lost what they said was durable: the journal ends before change";
-            return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(member.label.checkpoint_mark.0));
-        }
     }
     if members.len() != catalog.disks.len() {
         return Err(PoolError::new(PoolErrorKind::Corrupt, "two disks have the same number and name"));
@@ -332,8 +331,35 @@ fn check_members(members: &mut Vec<Member>, catalog: &Catalog, after: Lsn) -> Re
     Ok(unused.into_iter().map(|member| member.disk).collect())
 }
 
+/// Holds against each other what the disks were told at checkpoints. Labels, catalog slots and the MetaStore only have
+/// what the journal had before: if one has more, the journal's disks lost what they said was durable. And the journal
+/// only forgets what every disk's catalog slot has: a disk whose slot is older lost it. Returns such disks.
+async fn check_marks<E: Io>(
+    io: &E,
+    members: &[Member],
+    checkpoint: Lsn,
+    start: Lsn,
+    end: Lsn,
+) -> Result<Vec<DiskId>, PoolError> {
+    let marks = members.iter().map(|member| catalog_mark(io, member.disk, &member.label.layout)).collect();
+    let marks: Vec<Option<Lsn>> = join_all(marks).await;
+    let labels = members.iter().map(|member| member.label.checkpoint_mark);
+    let newest = labels.chain(marks.iter().flatten().copied()).max().unwrap_or_default().max(checkpoint);
+    if newest > end {
+        let what = "the disks lost what they said was durable: the journal ends before change";
+        return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(newest.0));
+    }
+    let lost = |mark: Option<Lsn>| mark.is_some_and(|mark| mark.0 + 1 < start.0);
+    let disks = members.iter().zip(marks).filter(|(_, mark)| lost(*mark)).map(|(member, _)| member.disk);
+    let disks: Vec<DiskId> = disks.collect();
+    for disk in &disks {
+        log::error!("{}: it lost a checkpoint that it said was durable, and maybe data", io.disk(*disk).path);
+    }
+    Ok(disks)
+}
+
 /// Refuses with the names of the catalog's disks that are not there.
-fn require_disks(members: &[Member], catalog: &Catalog) -> Result<(), PoolError> {
+pub(crate) fn require_disks(members: &[Member], catalog: &Catalog) -> Result<(), PoolError> {
     let is_there = |entry: &&DiskEntry| members.iter().any(|member| member.label.disk_no == entry.no);
     let missing: Vec<DiskEntry> = catalog.disks.values().filter(|entry| !is_there(entry)).cloned().collect();
     if missing.is_empty() {

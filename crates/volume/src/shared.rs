@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 use sds_block::BlockError;
 use sds_io::sync::{OneshotSender, Receiver, Sender, oneshot};
-use sds_io::{DiskId, DiskInfo, MetaStore};
+use sds_io::{DiskId, DiskInfo, Io, MetaStore};
 
+use crate::careful::CarefulIo;
 use crate::delta::Delta;
 use crate::env::Tuning;
 use crate::error::{PoolError, PoolErrorKind};
@@ -43,6 +44,11 @@ pub struct PoolDisk {
 }
 
 impl PoolDisk {
+    /// The way to the disk for all that syncs it.
+    pub(crate) fn careful<E: Io>(self: &Arc<Self>, io: &E, planted: Planted) -> CarefulIo<E> {
+        CarefulIo { io: io.clone(), disk: Arc::clone(self), planted }
+    }
+
     /// The disk's byte where `addr` begins.
     #[must_use]
     pub fn offset(&self, addr: ChunkAddr) -> u64 {

@@ -5,11 +5,16 @@ use std::time::Duration;
 use super::{Ended, Run};
 use crate::engine::{Engine, Spoiled};
 use crate::meta::Outage;
+use crate::world::{Strike, Whim};
 
 /// An outage of the metadata store lasts no longer, and as long as hosts ask: one that opens a pool ends it.
 const OUTAGE_MS_MAX: u64 = 40_000;
 /// Operations in a thousand at which an outage ends before.
 const OUTAGE_END_PER_MILLE: u32 = 10;
+/// Requests that a disk does right before the one that it does not: fewer than this power of two.
+const SPARED_LOG2_MAX: u64 = 9;
+/// After so many laps of the journal a checkpoint has come to its end, and the first power cut is the last.
+const LAPS_TOLD_MIN: u64 = 2;
 /// Operations in a thousand after which somebody copies the metadata store.
 const META_COPY_PER_MILLE: u32 = 5;
 
@@ -43,7 +48,7 @@ impl<E: Engine> Run<E> {
     // The process is gone; decides how, and tells the world and the oracle.
     pub(super) fn end(&mut self, ended: &Ended) {
         let now = self.world.next_order();
-        let power = self.random.chance(self.knobs.power_cut_per_mille);
+        let power = self.random.chance(self.knobs.power_cut_per_mille) || self.sync_failed;
         let mut hosts = self.hosts.borrow_mut();
         if power {
             self.world.power_cut();
@@ -53,6 +58,15 @@ impl<E: Engine> Run<E> {
             hosts.oracle.process_crash(now);
         }
         hosts.open = 0;
+        let moves = self.knobs.move_per_mille > 0 && self.random.chance(self.knobs.move_per_mille);
+        if moves {
+            if matches!(ended, Ended::Dead) {
+                // What only this node's memory had is not where the pool is opened next.
+                hosts.oracle.power_cut(now);
+            }
+            self.world.memory.swap(&mut self.other_node.0);
+            self.world.store.swap(&mut self.other_node.1);
+        }
         let lost = matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_lost_per_mille);
         let aged = !lost && matches!(ended, Ended::Dead) && self.random.chance(self.knobs.meta_aged_per_mille);
         if lost {
@@ -61,8 +75,9 @@ impl<E: Engine> Run<E> {
         if aged {
             self.world.store.go_back();
         }
-        self.meta_gone |= lost || aged;
+        self.meta_gone |= lost || aged || moves;
         let mut counters = self.world.counters.borrow_mut();
+        counters.moves += u64::from(moves);
         counters.meta_lost += u64::from(lost);
         counters.meta_aged += u64::from(aged);
         match ended {
@@ -82,17 +97,56 @@ impl<E: Engine> Run<E> {
             (false, true) => ", metadata store of some time before",
             (false, false) => "",
         };
-        self.record(format!("{how}{meta}"));
+        let node = if moves { ", on to the other node" } else { "" };
+        self.record(format!("{how}{meta}{node}"));
         self.spoil();
+    }
+
+    // True if the metadata store may have to be rebuilt from the disks.
+    fn rebuilds(&self) -> bool {
+        self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille + self.knobs.move_per_mille > 0
+    }
+
+    // A disk will do one thing wrong that the pool can bear.
+    pub(super) fn arm(&mut self) {
+        if self.knobs.fickle_per_mille == 0 || !self.random.chance(self.knobs.fickle_per_mille) {
+            return;
+        }
+        let disks = self.hosts.borrow().disks.clone();
+        let Some(covered) = E::covered(&self.world, &disks, self.rebuilds(), &mut self.random) else { return };
+        let whim = self.random.pick(&[Whim::Drop, Whim::Misdirect, Whim::Stale]);
+        let spared_max = 1 << self.random.below(SPARED_LOG2_MAX);
+        let spared = self.random.below(spared_max);
+        *self.world.strike.borrow_mut() = Some(Strike { covered, whim, spared });
+    }
+
+    // A disk lost what it had said was durable: the pool tells, or does not open. Nothing else is promised.
+    pub(super) fn after_a_lie(&mut self, all: bool) -> Result<(), String> {
+        let mut scheduler = self.scheduler();
+        let surroundings = self.surroundings(&scheduler);
+        let told = match self.wait(&mut scheduler, E::open(surroundings), "the open")? {
+            Some(Ok(engine)) => engine.health().lost_writes > 0,
+            Some(Err((_, what))) => {
+                self.record(format!("no open after a lie: {what}"));
+                true
+            }
+            None => return Ok(()),
+        };
+        self.world.counters.borrow_mut().lies_told += u64::from(told);
+        if !told && all && self.laps >= LAPS_TOLD_MIN {
+            return Err("a disk lost what it said was durable, and nobody tells".into());
+        }
+        Ok(())
     }
 
     // One block goes bad of which there is another copy.
     fn spoil(&mut self) {
-        if !self.random.chance(self.knobs.rot_per_mille) {
+        // One trouble at a time: two copies are not three.
+        if self.knobs.fickle_per_mille > 0 || !self.random.chance(self.knobs.rot_per_mille) {
             return;
         }
         let disks = self.hosts.borrow().disks.clone();
-        let rebuilds = self.knobs.meta_lost_per_mille + self.knobs.meta_aged_per_mille > 0;
+        let rebuilds = self.rebuilds();
         let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
         if !self.world.spoil(found.disk, found.offset) {
             return;
@@ -103,6 +157,7 @@ impl<E: Engine> Run<E> {
             Spoiled::Catalog => &mut counters.rotten_catalogs,
             Spoiled::JournalHeader => &mut counters.rotten_headers,
             Spoiled::OwnerBlock => &mut counters.rotten_owners,
+            Spoiled::JournalFrame => &mut counters.rotten_frames,
         };
         *counter += 1;
         drop(counters);
