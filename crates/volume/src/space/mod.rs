@@ -125,8 +125,8 @@ impl Space {
         None
     }
 
-    /// After replay: exactly what is allocated is taken, and check space. Segments that nothing is known of stay as they
-    /// are, all free: a large pool with room is open sooner, and takes less memory.
+    /// After replay: exactly what is allocated is taken, and check space. Segments that nothing is known of stay as
+    /// they are, all free, so that a large pool with room is open sooner.
     pub fn settle(&mut self) {
         for disk in &mut self.disks {
             let known = disk.segments.iter().enumerate().filter(|(_, segment)| segment.lsn > Lsn::default());
