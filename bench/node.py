@@ -38,21 +38,28 @@ class Node:
     Args:
         data: the data folder; it need not exist.
         cores: how many cores the data path has.
+        settings: further lines of its configuration file.
+        listen: where its targets listen; they are asked on loopback.
     """
 
-    def __init__(self, data: Path, cores: int = 1) -> None:
+    def __init__(
+        self, data: Path, cores: int = 1, settings: Mapping[str, int] | None = None, listen: str = "127.0.0.1"
+    ) -> None:
         self.data = data
-        self._cores = cores
-        self._rest, self._nvme, self._iscsi = (f"127.0.0.1:{port}" for port in _free_ports(3))
+        self._cores, self._settings, self._listen = cores, settings or {}, listen
+        self.ports = _free_ports(3)  # Of REST, NVMe/TCP and iSCSI.
+        self._rest, self._nvme = (f"127.0.0.1:{port}" for port in self.ports[:2])
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
         """Starts `sds serve` without waiting for anything."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = self.data / "bench.toml"
-        config.write_text("embedded_default = false\n")
+        lines = ["embedded_default = false", *(f"{name} = {value}" for name, value in self._settings.items())]
+        config.write_text("\n".join(lines) + "\n")
         command = [sys.executable, "-m", "sds.cli", "serve", "--data", str(self.data), "--config", str(config)]
-        command += ["--rest", self._rest, "--nvme", self._nvme, "--iscsi", self._iscsi, "--cores", str(self._cores)]
+        command += ["--rest", self._rest, "--cores", str(self._cores)]
+        command += ["--nvme", f"{self._listen}:{self.ports[1]}", "--iscsi", f"{self._listen}:{self.ports[2]}"]
         with (self.data / "serve.out").open("ab") as output:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT

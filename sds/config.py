@@ -23,6 +23,13 @@ DATA_DEFAULT = "/var/lib/sds"
 TOKEN_BYTES = 32
 ADDRESS_ACCEPTED = "HOST:PORT with a numeric IPv4 address, a bracketed IPv6 address or localhost, as in 127.0.0.1:8080"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+# From the least to the most.
+_WHOLE_NUMBERS = {
+    "cores": (0, CORES_MAX),
+    "connections_max": (16, 65_536),
+    "payload_bytes_max": (16 << 20, 1 << 40),
+    "heat_sample_s": (1, 86_400),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,9 @@ class Config:
         allow_remote: whether REST may listen on an address that other machines reach.
         advertise: the host name or address that connect lines name, where a target listens on every address.
         embedded_default: whether a first start makes file-backed disks, a pool and the volume `demo`.
+        connections_max: what all hosts may have open, of both protocols; more are told to come later.
+        payload_bytes_max: data that hosts' commands may hold in memory, in bytes; above it each connection gets one
+            command's.
         heat_sample_s: how often tiering samples heat, in seconds.
         log_level: the least level that is logged.
     """
@@ -94,6 +104,8 @@ class Config:
     allow_remote: bool = False
     advertise: str = ""
     embedded_default: bool = True
+    connections_max: int = 1024
+    payload_bytes_max: int = 512 << 20
     heat_sample_s: int = 300
     log_level: str = "info"
 
@@ -148,7 +160,7 @@ class Config:
         """The arguments that give another process this configuration."""
         chosen = ["--data", str(self.data), "--rest", str(self.rest), "--nvme", str(self.nvme)]
         chosen += ["--iscsi", str(self.iscsi), "--cores", str(self.cores), "--log-level", self.log_level]
-        chosen += ["--heat-sample-s", str(self.heat_sample_s)]
+        chosen += [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in _WHOLE_NUMBERS if name != "cores"]
         chosen += ["--allow-remote" if self.allow_remote else "--no-allow-remote"]
         chosen += ["--embedded-default" if self.embedded_default else "--no-embedded-default"]
         if self.advertise:
@@ -189,8 +201,8 @@ def from_arguments(program: str, argv: Sequence[str] | None = None) -> Config:
     parser.add_argument("--config", type=Path, help="TOML file")
     for name in ("data", "rest", "nvme", "iscsi", "advertise", "log-level"):
         parser.add_argument(f"--{name}")
-    for name in ("cores", "heat-sample-s"):
-        parser.add_argument(f"--{name}", type=int)
+    for name in _WHOLE_NUMBERS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
     for name in ("allow-remote", "embedded-default"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction)
     given = vars(parser.parse_args(argv))
@@ -239,10 +251,8 @@ def _check(name: str, value: object) -> object:
         if not isinstance(value, bool):
             raise InvalidValue(name, f"{name} is {value!r}", "true or false")
         return value
-    if name == "cores":
-        return _check_int(name, value, 0, CORES_MAX)
-    if name == "heat_sample_s":
-        return _check_int(name, value, 1, 86_400)
+    if name in _WHOLE_NUMBERS:
+        return _check_int(name, value, *_WHOLE_NUMBERS[name])
     if name == "log_level" and value not in LOG_LEVELS:
         raise InvalidValue(name, f"log_level is {value!r}", ", ".join(LOG_LEVELS))
     return str(value)

@@ -47,7 +47,8 @@ class Engine:
             message = f"the node's database was set aside and is made again from the pools': {self._db.set_aside}"
             self._events.add("warning", "metadata-set-aside", message, "node")
         try:
-            self._node = Node(config.cores, str(config.data), {"log_level": config.log_level})
+            limits = {name: getattr(config, name) for name in ("connections_max", "payload_bytes_max")}
+            self._node = Node(config.cores, str(config.data), {"log_level": config.log_level, **limits})
         except CoreError as error:
             raise core.translated(error) from error
         self._meta = MetaThreads(self._node)

@@ -15,6 +15,7 @@ from sds import __version__
 from sds.config import Address, Config, ensure_token
 from sds.errors import SdsError
 from sds.gateway import problems
+from sds.gateway.connections import Connection
 from sds.gateway.guard import App, Guard
 from sds.gateway.routes import disks, exports, hosts, node, pools, volumes
 from sds.process import until_stopped
@@ -23,7 +24,6 @@ from sds.rpc import Client
 log = logging.getLogger("sds.gateway")
 
 CALL_LIMIT_S = 30.0
-CONNECTIONS_MAX = 512
 KEEP_ALIVE_S = 30
 STOP_LIMIT_S = 5
 HEADERS_BYTES_MAX = 32 << 10
@@ -69,6 +69,23 @@ def make_guarded(engine: Client, token: str) -> App:
     return Guard(make_app(engine), token)
 
 
+def make_server(app: App) -> uvicorn.Server:
+    """An HTTP server within limits; `_serve` runs it on sockets that listen."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_LIMIT_S,
+            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+            ws="none",
+        )
+    )
+
+
 async def main(config: Config) -> None:
     """Serves REST until SIGTERM or SIGINT.
 
@@ -77,19 +94,7 @@ async def main(config: Config) -> None:
     """
     app = make_guarded(Client(config.socket, call_limit_s=CALL_LIMIT_S), ensure_token(config.token))
     listener = _listen(config.rest)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=STOP_LIMIT_S,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-            ws="none",
-        )
-    )
+    server = make_server(app)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # `_serve` leaves the signals to us; `serve` takes them and ends the process by them, pid file and all.
     serving = asyncio.create_task(server._serve([listener]))

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from sds.gateway.app import make_guarded
+from sds.gateway.app import make_guarded, make_server
 from sds.rpc import Client, Handler, Server
 
 TOKEN = "a-token-for-tests"  # noqa: S105 - it opens nothing but a test's own gateway.
@@ -96,7 +94,7 @@ def gateway(folder: Path, engine: ScriptedEngine | None) -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = make_guarded(Client(folder / "engine.sock", call_limit_s=5), TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = make_server(app)
 
     async def run() -> None:
         rpc = Server(folder / "engine.sock", engine.methods()) if engine else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,4 +194,43 @@ def test_what_is_no_http_ends_the_connection_alone(rest: httpx.Client, engine: S
     with socket.create_connection((rest.base_url.host, rest.base_url.port or 0), timeout=5) as raw:
         raw.sendall(b"\x00\xff\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    assert rest.get("/v1/volumes/pacs").status_code == 200
+
+
+def _half_asked(rest: httpx.Client) -> socket.socket:
+    """A connection with a part of a request."""
+    raw = socket.create_connection((rest.base_url.host, rest.base_url.port or 0), timeout=5)
+    raw.sendall(b"GET /v1/volumes/pacs HTTP/1.1\r\nX-a")
+    return raw
+
+
+def _is_closed(raw: socket.socket) -> bool:
+    try:
+        return raw.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_who_only_connects_makes_room_for_who_asks(
+    rest: httpx.Client, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sds.gateway.connections.CONNECTIONS_MAX", 20)
+    engine.answers["volume_get"] = VOLUME
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(_half_asked(rest)) for _ in range(50)]
+        assert rest.get("/v1/volumes/pacs").status_code == 200
+        assert all(_is_closed(raw) for raw in silent[:31])
+        silent[-1].sendall(b": x\r\nHost: sds\r\n\r\n")
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 401")
+
+
+def test_a_request_that_drips_is_cut_off(
+    rest: httpx.Client, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sds.gateway.connections.REQUEST_LIMIT_S", 0.2)
+    engine.answers["volume_get"] = VOLUME
+    rest.get("/v1/volumes/pacs")
+    with _half_asked(rest) as raw:
+        raw.sendall(b"b")
+        assert _is_closed(raw)
     assert rest.get("/v1/volumes/pacs").status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
+from pydantic import BaseModel
 
 from sds.gateway.problems import MEDIA_TYPE, Problem
 from sds.rpc import Client
@@ -19,6 +20,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         503: "The engine can't be asked now.",
     }.items()
 }
+
+
+def was_there(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The answer to a POST of what is there already."""
+    return {200: {"model": model, "description": "It was there already, and is the same."}}
 
 
 def _engine(request: Request) -> Client:

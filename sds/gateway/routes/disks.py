@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sds.gateway.models import Disk, DiskAdd, Page
-from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 router = APIRouter(prefix="/v1/disks", tags=["disks"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201, response_model=Disk)
+@router.post("", status_code=201, response_model=Disk, responses=was_there(Disk))
 async def add(engine: Engine, body: DiskAdd, response: Response) -> Any:
     """Adds a disk to a pool. One that carries something is refused unless forced; one in use always."""
     return created(response, await engine.call("disk_add", **body.model_dump()))

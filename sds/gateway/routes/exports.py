@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sds.gateway.models import Export, ExportCreate, Page, Viewers
-from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 router = APIRouter(prefix="/v1/exports", tags=["exports"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201, response_model=Export)
+@router.post("", status_code=201, response_model=Export, responses=was_there(Export))
 async def create(engine: Engine, body: ExportCreate, response: Response) -> Any:
     """Shows a volume over one protocol to the hosts named, or to any host."""
     answer = await engine.call(

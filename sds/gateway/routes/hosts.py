@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sds.gateway.models import Host, HostCreate, Page
-from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201, response_model=Host)
+@router.post("", status_code=201, response_model=Host, responses=was_there(Host))
 async def create(engine: Engine, body: HostCreate, response: Response) -> Any:
     """Notes a host by its NQN, its IQN or both."""
     return created(response, await engine.call("host_create", **body.model_dump()))

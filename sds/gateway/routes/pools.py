@@ -7,20 +7,20 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sds.gateway.models import Page, Pool, PoolCreate, PoolExport, PoolExported, PoolImport
-from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 IMPORT_LIMIT_S = 600.0  # All owner tables are read: gigabytes at 100 TiB.
 
 router = APIRouter(prefix="/v1/pools", tags=["pools"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201, response_model=Pool)
+@router.post("", status_code=201, response_model=Pool, responses=was_there(Pool))
 async def create(engine: Engine, body: PoolCreate, response: Response) -> Any:
     """Makes a pool. It has no disk at first."""
     return created(response, await engine.call("pool_create", **body.model_dump()))
 
 
-@router.post("/import", status_code=201, response_model=Pool)
+@router.post("/import", status_code=201, response_model=Pool, responses=was_there(Pool))
 async def take_over(engine: Engine, body: PoolImport, response: Response) -> Any:
     """Takes over a pool from its disks: volumes, exports and their hosts come along."""
     return created(response, await engine.call_within(IMPORT_LIMIT_S, "pool_import", **body.model_dump()))

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sds.gateway.models import Page, Volume, VolumeCreate, VolumeResize
-from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created
+from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 router = APIRouter(prefix="/v1/volumes", tags=["volumes"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201, response_model=Volume)
+@router.post("", status_code=201, response_model=Volume, responses=was_there(Volume))
 async def create(engine: Engine, body: VolumeCreate, response: Response) -> Any:
     """Makes a thin volume. It may be larger than its pool."""
     return created(response, await engine.call("volume_create", **body.model_dump()))

@@ -7,8 +7,9 @@ use super::pdu::before;
 pub struct Settings {
     /// SCSI commands that an initiator may have open: the command window.
     pub commands_max: u16,
-    /// Bytes of payload, both ways, that may lie in buffers; further reads and R2Ts wait. One command is always let in,
-    /// and unsolicited data (commands_max x first_burst_bytes at most) can't be held back.
+    /// Bytes of payload, both ways, that may lie in buffers; further reads and R2Ts wait. One command is always let in.
+    /// Commands whose data comes unasked can't wait: they are let in too, but for those that alone would take more than
+    /// this, which are told that the task set is full (SAM-5 5.3.1); their initiators send them again later.
     pub bytes_in_flight_max: usize,
     /// The largest READ and WRITE: VPD page B0h says it.
     pub transfer_bytes_max: u32,

@@ -13,7 +13,7 @@ use super::task::{Job, State};
 use super::transmit::{After, Out};
 use crate::connection::{Submit, Tag};
 use crate::scsi::commands::{self, Action, Finished};
-use crate::scsi::sense::{Failure, Intent, Sense, SenseKey, failure_of};
+use crate::scsi::sense::{Failure, Intent, Sense, SenseKey, Status, failure_of};
 
 impl TargetConnection {
     /// Counts a request's CmdSN: `false` if it is to be dropped.
@@ -173,6 +173,11 @@ impl TargetConnection {
         let task = self.tasks.get(tag);
         let then = Then::Data { tag, last };
         let wanted = bytes.min(task.take.saturating_sub(task.received)) as usize;
+        // Data that nothing asked for takes a buffer at once. While the node is short only a session's first may.
+        let begins = wanted > 0 && task.held == 0 && !matches!(task.job, Job::Parameters(_));
+        if begins && self.in_flight > 0 && task.take as usize > self.settings.bytes_in_flight_max {
+            task.failure.get_or_insert(Failure::Status(Status::TaskSetFull));
+        }
         if task.failure.is_some() || wanted == 0 {
             return Plan { sink: None, wanted: 0, then };
         }

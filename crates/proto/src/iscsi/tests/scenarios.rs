@@ -368,6 +368,32 @@ fn bytes_in_flight_are_bounded_and_all_are_served() {
 }
 
 #[test]
+fn unasked_data_finds_the_task_set_full_while_the_node_is_short() {
+    let mut world = World::logged_in(Settings::default(), OPEN_ISCSI);
+    world.machine.set_bytes_in_flight_max(0);
+    world.hold = true;
+    // The first is let in, whatever it takes; of the others neither immediate data nor Data-Out is kept.
+    assert!(world.command_with(&write_10(0, 4), 2048, WRITES, &[1; 2048]).is_empty());
+    let in_flight = world.machine.bytes_in_flight();
+    assert_eq!(in_flight, 2048);
+    let full = world.command_with(&write_10(4, 4), 2048, WRITES, &[2; 2048]);
+    assert_eq!((full[0].opcode(), full[0].bhs[3], full[0].data.len()), (0x21, 0x28, 0));
+    let itt = world.cmd_sn;
+    assert!(world.command_with(&write_10(8, 4), 2048, WRITES & 0x7f, &[3; 512]).is_empty(), "its data goes on");
+    let full = world.send(&data_out_pdu(itt, 0xffff_ffff, 0, 512, true, &[3; 1536]));
+    assert_eq!((full[0].opcode(), full[0].bhs[3]), (0x21, 0x28));
+    assert_eq!(world.machine.bytes_in_flight(), in_flight);
+    let (tag, command) = world.held.remove(0);
+    world.run(tag, command);
+    assert_eq!(world.sent()[0].bhs[3], 0);
+    assert!(world.held.is_empty() && world.disk[0] == 1 && world.disk[4 * 512] == 0 && world.disk[8 * 512] == 0);
+    world.machine.set_bytes_in_flight_max(1 << 20);
+    world.hold = false;
+    assert_eq!(world.command_with(&write_10(4, 4), 2048, WRITES, &[2; 2048])[0].bhs[3], 0);
+    assert_eq!(world.disk[4 * 512], 2);
+}
+
+#[test]
 fn silent_peers_are_pinged_and_then_cut_off() {
     let mut world = World::new(Settings::default());
     assert_eq!(world.machine.poll_timeout(), Some(Duration::from_secs(15)));

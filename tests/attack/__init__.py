@@ -1,0 +1,1 @@
+"""Hosts and clients that attack the product as a whole."""
