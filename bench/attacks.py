@@ -44,9 +44,12 @@ OVERRUN_COMMANDS = 2000
 SILENT_HOSTS = 64
 KEEP_ALIVE_MS = 1000
 REST_CLIENTS = 600
-REQUESTS_PER_PAUSE = 50
+REQUESTS_PER_PAUSE = 10
 TEXT_BYTES_MAX = (1 << 24) - 1
-NAMESPACE, NEAR, FAR = "sds-attack", "10.213.77.1", "10.213.77.2"
+# Names and addresses of a network namespace that no other run on this machine has.
+_PID = os.getpid()
+NAMESPACE, LINK = f"sds-attack-{_PID}", f"sds{_PID}a"
+NEAR, FAR = (f"10.213.{_PID >> 6 & 255}.{(_PID & 63) * 4 + last}" for last in (1, 2))
 _CLONE_NEWNET = 0x40000000
 
 
@@ -271,7 +274,7 @@ class HalfOpen:
                 session = iscsi_session(victim.iscsi_port, f"iqn.2026-11.a:cut-off-{number}", victim.iqn, **way)
                 self._sockets += [*host.sockets, session]
         self.connections = len(self._sockets)
-        subprocess.run(["ip", "link", "set", "sdsatk0", "down"], check=True)
+        subprocess.run(["ip", "link", "set", LINK, "down"], check=True)
 
     def close(self) -> None:
         """Ends what the node no longer knows."""
@@ -280,16 +283,20 @@ class HalfOpen:
 
 @contextmanager
 def network() -> Iterator[None]:
-    """A network namespace with one link to this machine. Needs root."""
+    """A network namespace with one link to this machine.
+
+    Raises:
+        CalledProcessError: this process may not make one.
+    """
     subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
     try:
-        link = ["ip", "link", "add", "sdsatk0", "type", "veth", "peer", "name", "sdsatk1", "netns", NAMESPACE]
+        link = ["ip", "link", "add", LINK, "type", "veth", "peer", "name", "far", "netns", NAMESPACE]
         subprocess.run(link, check=True)
-        subprocess.run(["ip", "address", "add", f"{NEAR}/30", "dev", "sdsatk0"], check=True)
-        subprocess.run(["ip", "link", "set", "sdsatk0", "up"], check=True)
+        subprocess.run(["ip", "address", "add", f"{NEAR}/30", "dev", LINK], check=True)
+        subprocess.run(["ip", "link", "set", LINK, "up"], check=True)
         inside = ["ip", "-n", NAMESPACE]
-        subprocess.run([*inside, "address", "add", f"{FAR}/30", "dev", "sdsatk1"], check=True)
-        subprocess.run([*inside, "link", "set", "sdsatk1", "up"], check=True)
+        subprocess.run([*inside, "address", "add", f"{FAR}/30", "dev", "far"], check=True)
+        subprocess.run([*inside, "link", "set", "far", "up"], check=True)
         yield
     finally:
         # The link goes with the namespace.

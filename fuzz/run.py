@@ -24,7 +24,8 @@ INPUT_LIMIT_S = 10
 RESIDENT_MB_MAX = 1024
 BUILD_LIMIT_S = 3600
 END_LIMIT_S = 120
-LOG_TAIL_LINES = 40
+WHY_LINES = 3
+LOG_TAIL_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ def run(target: str, seconds: int) -> Outcome:
         found = re.search(rf"^stat::{name}:\s+(\d+)", done.stdout, re.MULTILINE)
         return int(found[1]) if found else 0
 
-    log = "\n".join(done.stdout.splitlines()[-LOG_TAIL_LINES:]) if done.returncode else ""
+    log = ""
+    if done.returncode:
+        lines = done.stdout.splitlines()
+        why = next((at for at, line in enumerate(lines) if "panicked at" in line or "ERROR: libFuzzer" in line), 0)
+        log = "\n".join([*lines[why : why + WHY_LINES], *lines[-LOG_TAIL_LINES:]])
     return Outcome(target, stat("number_of_executed_units"), took_s, stat("peak_rss_mb"), log)
 
 

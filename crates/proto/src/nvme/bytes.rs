@@ -322,3 +322,47 @@ fn a_command_in_place_of_connect_is_refused_and_connect_may_follow() {
     assert_eq!(answer[20..24], hex("3512 1880"));
     assert!(end.queue.termination().is_none());
 }
+
+/// A host of one queue whose Connect, CID 0, was accepted; the next command has CID 0, too.
+fn connected_host() -> Initiator {
+    let mut host = Initiator::new(Config { digests: NONE, ..config(1, 1) });
+    // Type 1, HLEN 128, PLEN 128; PFV 0, CPDA 0, DGST 0, MAXH2CDATA 131072.
+    let mut ic_resp = hex("01 00 80 00 80000000  0000 00 00 00000200");
+    ic_resp.resize(128, 0);
+    while host.poll_transmit().is_some() {}
+    host.handle_control(&ic_resp);
+    while host.poll_transmit().is_some() {}
+    answer_first(&mut host);
+    assert_eq!(host.room(), usize::from(config(1, 1).queue_depth));
+    host
+}
+
+/// A response: type 5, HLEN 24, PLEN 24; result 1, SQHD 0, SQID 0, CID 0, success.
+fn answer_first(host: &mut Initiator) {
+    host.handle_control(&hex("05 00 18 00 18000000"));
+    host.handle_control(&hex("0100000000000000  0000 0000 0000 0000"));
+}
+
+#[test]
+fn a_response_to_a_command_that_is_still_being_sent_ends_the_connection() {
+    for pieces in 0..=2 {
+        let mut host = connected_host();
+        let tag = host.write(1, 0, 40, 20_480, false).expect("room");
+        if pieces > 0 {
+            assert!(matches!(host.poll_transmit(), Some(Piece::Control(_))), "the command");
+            // An R2T: type 9, HLEN 24, PLEN 24; CCCID 0, TTAG 0, R2TO 0, R2TL 20480.
+            host.handle_control(&hex("09 00 18 00 18000000"));
+            host.handle_control(&hex("0000 0000 00000000 00500000 00000000"));
+        }
+        if pieces > 1 {
+            assert!(matches!(host.poll_transmit(), Some(Piece::Control(_))), "the header of the data");
+        }
+        answer_first(&mut host);
+        let why = host.termination().expect("an end").reason;
+        assert_eq!(why, "a response to a command before all of it was sent", "after {pieces} pieces");
+        assert!(host.poll_completion().is_none(), "the tag stays the command's, as its buffer does");
+        if let Some(Piece::Payload { tag: sent, .. }) = host.poll_transmit() {
+            assert_eq!((sent, pieces), (tag, 2), "only what was begun is sent");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::super::spec::pdu::{
     CapsuleResp, CommonHeader, DIGEST_BYTES, DataPdu, IcResp, R2t, TERM_REQ_BYTES_MAX, TermReq, fes, flags, kind,
 };
 use super::super::status::Status;
-use super::{Initiator, Out, Progress, Way};
+use super::{Initiator, Out, Progress, Sending, Way};
 use crate::connection::{CONTROL_BYTES_MAX, Receive, Tag, Termination};
 use crate::crc32c::Crc32c;
 
@@ -175,9 +175,13 @@ impl Initiator {
 
     fn receive_response(&mut self, cqe: &Cqe) -> Result<(), Fault> {
         let cid = cqe.cid.get();
-        let Some(slot) = self.slots.get(usize::from(cid)).filter(|slot| slot.open) else {
+        if self.slots.get(usize::from(cid)).is_none_or(|slot| !slot.open) {
             return Err(Fault::field(20, "CID of the response is that of no open command", cid.into()));
-        };
+        }
+        if self.is_being_sent(cid) {
+            return Err(Fault::sequence("a response to a command before all of it was sent", cid.into()));
+        }
+        let slot = &self.slots[usize::from(cid)];
         let status = Status::from_wire(cqe.status.get());
         let reads = matches!(slot.way, Way::Read | Way::ReadControl);
         if status == Status::SUCCESS && reads && slot.moved != slot.bytes {
@@ -185,6 +189,16 @@ impl Initiator {
         }
         self.complete(cid, status, cqe.result.get());
         Ok(())
+    }
+
+    /// Whether the command, or data of it, is still to be sent. Its tag must not be free before: what is sent then
+    /// would be another command's.
+    fn is_being_sent(&self, cid: u16) -> bool {
+        let waits = self.out.iter().any(|out| match *out {
+            Out::Capsule(of) | Out::Data { cid: of, .. } => of == cid,
+            Out::Blob => self.slots[usize::from(cid)].way == Way::WriteControl,
+        });
+        waits || matches!(self.sending, Sending::Payload { cid: of, .. } if of == cid)
     }
 
     fn receive_r2t(&mut self, pdu: &DataPdu) -> Result<(), Fault> {
@@ -206,6 +220,9 @@ impl Initiator {
         let Some(slot) = self.slots.get(usize::from(cid)).filter(|slot| slot.open && reads(slot.way)) else {
             return Err(Fault::field(8, "CCCID of C2HData is that of no open read", cid.into()));
         };
+        if self.is_being_sent(cid) {
+            return Err(Fault::sequence("data of a read before it was sent", cid.into()));
+        }
         if bytes as usize != parts.data_bytes || offset != slot.moved || bytes > slot.bytes - slot.moved {
             return Err(Fault::new(fes::DATA_OUT_OF_RANGE, 0, "C2HData lies outside what was asked", offset.into()));
         }
