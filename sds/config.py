@@ -28,6 +28,7 @@ _WHOLE_NUMBERS = {
     "cores": (0, CORES_MAX),
     "connections_max": (16, 65_536),
     "payload_bytes_max": (16 << 20, 1 << 40),
+    "map_cache_bytes_max": (16 << 20, 1 << 40),
     "heat_sample_s": (1, 86_400),
 }
 
@@ -86,6 +87,7 @@ class Config:
         data: the data folder.
         rest, nvme, iscsi: where each service listens.
         cores: how many cores the data path runs on.
+        map_cache_bytes_max: memory for pages of the map, of each pool; 49 kB are a page, 512 extents.
         allow_remote: whether REST may listen on an address that other machines reach.
         advertise: the host name or address that connect lines name, where a target listens on every address.
         embedded_default: whether a first start makes file-backed disks, a pool and the volume `demo`.
@@ -101,6 +103,7 @@ class Config:
     nvme: Address = Address("127.0.0.1", 4420)
     iscsi: Address = Address("127.0.0.1", 3260)
     cores: int = 0
+    map_cache_bytes_max: int = 1 << 30
     allow_remote: bool = False
     advertise: str = ""
     embedded_default: bool = True

@@ -34,6 +34,9 @@ log = logging.getLogger("sds.engine")
 EVENTS_WAIT_MS = 200
 POOL_RETRY_S = 5.0  # How often a pool that failed is tried again: its disk may have been plugged in.
 
+# Settings that the core takes by the same names.
+NODE_LIMITS = ("connections_max", "payload_bytes_max", "map_cache_bytes_max")
+
 
 class Engine:
     """One node's engine, from its start to its end."""
@@ -47,7 +50,7 @@ class Engine:
             message = f"the node's database was set aside and is made again from the pools': {self._db.set_aside}"
             self._events.add("warning", "metadata-set-aside", message, "node")
         try:
-            limits = {name: getattr(config, name) for name in ("connections_max", "payload_bytes_max")}
+            limits = {name: getattr(config, name) for name in NODE_LIMITS}
             self._node = Node(config.cores, str(config.data), {"log_level": config.log_level, **limits})
         except CoreError as error:
             raise core.translated(error) from error

@@ -46,6 +46,7 @@ def test_a_process_gets_the_same_configuration_from_its_arguments(tmp_path: Path
         ('rest = "[::]:8080"', "rest"),
         ('allow_remote = "yes"', "allow_remote"),
         ('log_level = "loud"', "log_level"),
+        ("map_cache_bytes_max = 1", "map_cache_bytes_max"),
         ("heat_sample_s = 0", "heat_sample_s"),
         ("colour = 1", "colour"),
         ("cores = ", "config"),
