@@ -46,7 +46,9 @@ fn assert_passes(seed: u64) {
 
 #[test]
 fn writes_that_wait_for_the_journal_of_a_pool_whose_sync_failed_do_not_spin() {
-    [16_366_140_101_036, 10_067_173_403_127, 23_995_179_515_323].into_iter().for_each(assert_passes);
+    [16_366_140_101_036, 10_067_173_403_127, 23_995_179_515_323, 4_518_277_033_715, 31_617_254_354_926]
+        .into_iter()
+        .for_each(assert_passes);
 }
 
 #[test]
@@ -67,4 +69,9 @@ fn a_disk_that_fails_at_an_opening_is_told_as_such() {
 #[test]
 fn a_pool_whose_map_is_over_its_limit_and_can_not_be_stored_does_not_spin() {
     assert_passes(72);
+}
+
+#[test]
+fn an_import_does_not_believe_entries_that_an_earlier_one_passed_over() {
+    assert_passes(33_619_894_661_420);
 }

@@ -22,7 +22,7 @@ use crate::layout::owner::OwnerEntry;
 use crate::layout::rows::{self, SEGMENT_WORDS};
 use crate::owner::OwnerTable;
 use crate::page::PageState;
-use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW, TreeId};
+use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, ExtentIndex, LayerId, Lsn, PageKey, RECORDS_PER_ROW, TreeId};
 use crate::record::{Home, Record, States};
 use crate::recover::{Checkpoint, Member, require_disks};
 use crate::space::{SEGMENT_CHUNKS, SegmentImage};
@@ -52,6 +52,7 @@ pub(crate) async fn import<E: Io + Clock>(
     let trees: FxHashSet<TreeId> = catalog.layers.values().map(|layer| layer.tree).collect();
     let blocks = members[0].blocks_per_extent();
     let mut extents: FxHashMap<u64, Found> = FxHashMap::default();
+    let mut stale = Vec::new();
     for member in members {
         let table = OwnerTable::new(io.clone(), member.disk, member.label.layout.clone(), member.label.disk_uuid);
         let mut claims = Claims::default();
@@ -63,10 +64,12 @@ pub(crate) async fn import<E: Io + Clock>(
         for (chunk, lsn, entry) in claims.holding() {
             if trees.contains(&entry.tree) {
                 let addr = ChunkAddr { disk: member.label.disk_no, chunk };
-                take(&mut extents, addr, lsn, entry, blocks);
+                take(&mut extents, &mut stale, addr, lsn, entry, blocks);
             }
         }
     }
+    one_a_place(&mut extents, &mut stale);
+    clear_stale(io, members, &stale).await?;
     build(meta, members, catalog, extents, before).await
 }
 
@@ -133,7 +136,15 @@ impl Claims {
     }
 }
 
-fn take(extents: &mut FxHashMap<u64, Found>, addr: ChunkAddr, lsn: Lsn, entry: OwnerEntry, blocks: u32) {
+/// Takes a claim, or what it replaces goes to `stale`.
+fn take(
+    extents: &mut FxHashMap<u64, Found>,
+    stale: &mut Vec<(Lsn, ChunkAddr)>,
+    addr: ChunkAddr,
+    lsn: Lsn,
+    entry: OwnerEntry,
+    blocks: u32,
+) {
     let new = |entry: &OwnerEntry| Found {
         entry: entry.clone(),
         chunks: [None; CHUNKS_PER_EXTENT],
@@ -142,16 +153,17 @@ fn take(extents: &mut FxHashMap<u64, Found>, addr: ChunkAddr, lsn: Lsn, entry: O
     };
     let found = extents.entry(entry.id.index()).or_insert_with(|| new(&entry));
     if found.entry.id.generation() > entry.id.generation() {
-        return;
+        return stale.push((lsn, addr));
     }
     if found.entry.id.generation() < entry.id.generation() {
+        stale.extend(found.chunks.iter().flatten());
         *found = new(&entry);
     }
     let slot = usize::from(entry.slot);
     if found.chunks[slot].is_some_and(|(other, _)| other >= lsn) {
-        return;
+        return stale.push((lsn, addr));
     }
-    found.chunks[slot] = Some((lsn, addr));
+    stale.extend(found.chunks[slot].replace((lsn, addr)));
     found.lsn = found.lsn.max(lsn);
     let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
     let first = slot as u32 * per_chunk;
@@ -159,6 +171,42 @@ fn take(extents: &mut FxHashMap<u64, Found>, addr: ChunkAddr, lsn: Lsn, entry: O
         Some(state) => found.states.set(first, per_chunk, state, blocks),
         None => (first..).zip(&entry.states).for_each(|(block, state)| found.states.set(block, 1, *state, blocks)),
     }
+}
+
+/// Of two extents that one layer bore at one place the older one is gone: its entry outlived it.
+fn one_a_place(extents: &mut FxHashMap<u64, Found>, stale: &mut Vec<(Lsn, ChunkAddr)>) {
+    let mut newest: FxHashMap<(TreeId, LayerId, ExtentIndex), (Lsn, u64)> = FxHashMap::default();
+    for (index, found) in extents.iter() {
+        let place = (found.entry.tree, found.entry.birth, found.entry.index);
+        let newest = newest.entry(place).or_insert((found.lsn, *index));
+        *newest = (*newest).max((found.lsn, *index));
+    }
+    extents.retain(|index, found| {
+        let stays = newest[&(found.entry.tree, found.entry.birth, found.entry.index)].1 == *index;
+        if !stays {
+            stale.extend(found.chunks.iter().flatten());
+        }
+        stays
+    });
+}
+
+/// A crash amid a checkpoint leaves entries of chunks that are nobody's any more; the pages that are built here do not
+/// know of them, so no later checkpoint would clear them, and the next import would believe them.
+async fn clear_stale<E: Io>(io: &E, members: &[Member], stale: &[(Lsn, ChunkAddr)]) -> Result<(), PoolError> {
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "an owner table can't be written").with_source(error);
+    for member in members {
+        let ours = stale.iter().filter(|(_, addr)| addr.disk == member.label.disk_no);
+        let updates: Vec<_> = ours.map(|(lsn, addr)| (addr.chunk, None, *lsn)).collect();
+        if updates.is_empty() {
+            continue;
+        }
+        let layout = member.label.layout.clone();
+        let mut table = OwnerTable::new(io.clone(), member.disk, layout, member.label.disk_uuid);
+        table.update(updates).await.map_err(failed)?;
+        let failed = |error| PoolError::new(PoolErrorKind::Io, "an owner table can't be synced").with_source(error);
+        table.sync().await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Writes what was found to the MetaStore, which is empty before that.
@@ -215,7 +263,7 @@ async fn build(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::{ExtentId, ExtentIndex, Generation, LayerId};
+    use crate::place::{ExtentId, Generation};
     use crate::record::BlockState;
 
     fn entry(index: u64, slot: u8, whole_run: bool) -> OwnerEntry {
