@@ -93,6 +93,21 @@ class Node:
             list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or "failed"}.
         """
 
+    def pool_scrub_start(self, uuid: str, bytes_per_second_max: int) -> None:
+        """Begins to read and verify every sealed block of the pool, and to seal what nobody has written for long."""
+
+    def pool_scrub_status(self, uuid: str) -> dict[str, object]:
+        """The last scrub since the pool was opened.
+
+        Returns:
+            state ("none", "running", "done", "stopped", "failed"), began_s, ended_s (None while it runs; Unix times),
+            bytes_per_second_max, pages_done, pages (of the map; 0 until they are counted), unsealed_blocks (of 4 KiB:
+            data that has no CRC yet), and disks: a list of {uuid, verified_blocks, corrupt_blocks, unreadable_blocks}.
+        """
+
+    def pool_scrub_stop(self, uuid: str) -> None:
+        """A scrub that is running ends soon."""
+
     def volume_create(self, pool: str, volume_uuid: str, size_bytes: int, logical_block_bytes: int = 512) -> None:
         """Makes a thin volume."""
 
@@ -140,8 +155,8 @@ class Node:
     def events_next(self, timeout_ms: int) -> list[dict[str, object]] | None:
         """What happened: each {level, kind, message, subject}; None when the time is over or the node was stopped.
 
-        Kinds: pool-imported, pool-unclean, disk-failed, disk-lost-writes, checkpoint-failed, checkpoint-recovered,
-        pool-full, pool-has-space.
+        Kinds: pool-imported, pool-unclean, disk-failed, disk-lost-writes, block-corrupt, checkpoint-failed,
+        checkpoint-recovered, pool-full, pool-has-space.
         """
 
     def metrics(self) -> dict[str, object]:

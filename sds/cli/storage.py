@@ -16,6 +16,8 @@ MEMORY_PREFIX = "memfd:"
 IMPORT_LIMIT_S = 660.0  # A little more than the gateway's own.
 
 pool = typer.Typer(no_args_is_help=True, help="Disks with a common extent size.")
+scrub = typer.Typer(no_args_is_help=True, help="All that is sealed in a pool, read and verified.")
+pool.add_typer(scrub, name="scrub")
 disk = typer.Typer(no_args_is_help=True, help="Block devices and files that pools are made of.")
 volume = typer.Typer(no_args_is_help=True, help="Thin volumes.")
 
@@ -93,6 +95,43 @@ def pool_delete(name: str, yes: Yes = False, output: Output = Format.TABLE) -> N
     confirm(f"Delete pool {name} and blank its disks", yes=yes)
     request("DELETE", f"/v1/pools/{name}")
     show_done(f"pool {name} was deleted", output)
+
+
+@scrub.command("start")
+def scrub_start(
+    name: Annotated[str, typer.Argument(metavar="POOL")],
+    rate: Annotated[str | None, typer.Option(help="What it may read in a second, as 50M; 100M if not given.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Begin to read and verify all that is sealed in a pool."""
+    body = {"bytes_per_second_max": _size("rate", rate)}
+    show_item(request("POST", f"/v1/pools/{name}/scrub", json=body), output)
+
+
+@scrub.command("show")
+def scrub_show(name: Annotated[str, typer.Argument(metavar="POOL")], output: Output = Format.TABLE) -> None:
+    """Show a pool's last scrub, or the one that is running."""
+    show_item(request("GET", f"/v1/pools/{name}/scrub"), output)
+
+
+@scrub.command("stop")
+def scrub_stop(name: Annotated[str, typer.Argument(metavar="POOL")], output: Output = Format.TABLE) -> None:
+    """End a scrub that is running."""
+    request("DELETE", f"/v1/pools/{name}/scrub")
+    show_done(f"the scrub of pool {name} ends", output)
+
+
+@scrub.command("schedule")
+def scrub_schedule(
+    name: Annotated[str, typer.Argument(metavar="POOL")],
+    *,
+    hours: Annotated[int, typer.Option(help="Between the beginnings of two scrubs; 0: never.")],
+    rate: Annotated[str | None, typer.Option(help="What it may read in a second, as 50M; 100M if not given.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Scrub a pool by itself at an interval."""
+    body = {"interval_hours": hours, "bytes_per_second_max": _size("rate", rate)}
+    show_item(request("PUT", f"/v1/pools/{name}/scrub", json=body), output)
 
 
 @disk.command("add")

@@ -22,6 +22,7 @@ from sds.engine.moving import Moving
 from sds.engine.node_db import NodeDb
 from sds.engine.opening import open_pool
 from sds.engine.pools import Pools
+from sds.engine.scrubs import Scrubs
 from sds.engine.state import Item, PoolState, State
 from sds.engine.volumes import Volumes
 from sds.errors import SdsError
@@ -58,6 +59,7 @@ class Engine:
         self._state = State(config, self._node, self._db, self._events, self._meta)
         self.pools = Pools(self._state)
         self.moving = Moving(self._state, self.pools)
+        self.scrubs = Scrubs(self._state)
         self.volumes = Volumes(self._state)
         self.access = Access(self._state)
         self._pumping = threading.Event()
@@ -69,7 +71,8 @@ class Engine:
         try:
             await self._open()
             await server.start()
-            tasks = [asyncio.create_task(self._retry_pools()), asyncio.create_task(self._pump_events())]
+            work = (self._retry_pools(), self._pump_events(), self.scrubs.run())
+            tasks = [asyncio.create_task(one) for one in work]
             took_ms = round((time.monotonic() - self._started) * 1000)
             log.info("serving %s after %d ms", ", ".join(self._state.addresses.values()), took_ms)
             await until_stopped()
@@ -132,9 +135,9 @@ class Engine:
 
     def methods(self) -> Mapping[str, Handler]:
         """What is answered over the socket, by name."""
-        parts = (self.pools, self.moving, self.volumes, self.access, self)
-        nouns = ("pool", "disk", "volume", "host", "export", "event", "metrics", "health", "heat")
-        verbs = ("create", "add", "import", "list", "get", "update", "resize", "export", "delete")
+        parts = (self.pools, self.moving, self.scrubs, self.volumes, self.access, self)
+        nouns = ("pool", "scrub", "disk", "volume", "host", "export", "event", "metrics", "health", "heat")
+        verbs = ("create", "add", "import", "list", "get", "update", "resize", "export", "delete", "start", "stop")
         names = [f"{noun}_{verb}" for noun in nouns for verb in verbs]
         return {name: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
 

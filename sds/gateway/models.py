@@ -96,6 +96,54 @@ class PoolExported(BaseModel):
     command: str = Field(description="What to type on the node that is to have it.")
 
 
+class ScrubStart(Body):
+    """A scrub to begin."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"bytes_per_second_max": 104857600}]})
+
+    bytes_per_second_max: int | None = Field(
+        default=None,
+        description="What it may read in a second; 100 MiB if not given.",
+        json_schema_extra={"minimum": 1},
+    )
+
+
+class ScrubSchedule(Body):
+    """When a pool is scrubbed by itself."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"interval_hours": 168}]})
+
+    interval_hours: int = Field(description="0: never.", json_schema_extra={"minimum": 0, "maximum": 10000})
+    bytes_per_second_max: int | None = Field(
+        default=None,
+        description="What it may read in a second; 100 MiB if not given.",
+        json_schema_extra={"minimum": 1},
+    )
+
+
+class ScrubDisk(BaseModel):
+    """What a scrub found on one disk, in blocks of 4 KiB."""
+
+    uuid: str
+    verified_blocks: int = Field(description="As they were sealed.")
+    corrupt_blocks: int = Field(description="Not as they were sealed.")
+    unreadable_blocks: int = Field(description="The disk can't read them or their CRCs.")
+
+
+class Scrub(BaseModel):
+    """A pool's last scrub since it was opened, or the one that is running."""
+
+    pool: str
+    state: Literal["none", "running", "done", "stopped", "failed"]
+    began: Time | None
+    ended: Time | None
+    bytes_per_second_max: int
+    progress: float | None = Field(description="0 to 1; null until it is known what there is to do.")
+    unsealed_blocks: int = Field(description="Data that has no CRC yet: it was written not long ago.")
+    disks: list[ScrubDisk]
+    schedule: ScrubSchedule
+
+
 class DiskAdd(Body):
     """A disk to add to a pool."""
 

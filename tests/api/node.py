@@ -68,7 +68,8 @@ class ScriptedEngine:
             volume_delete,
             export_create,
         )
-        return {method.__name__: method for method in (*made, *self._of_pools(), health_get, metrics_get)}
+        made += (*self._of_pools(), *self._of_scrubs(), health_get, metrics_get)
+        return {method.__name__: method for method in made}
 
     def _of_pools(self) -> tuple[Handler, ...]:
         async def pool_import(disks: list[str], name: str | None = None, *, force: bool = False) -> object:
@@ -78,6 +79,21 @@ class ScriptedEngine:
             return self._answer("pool_export", locals())
 
         return pool_import, pool_export
+
+    def _of_scrubs(self) -> tuple[Handler, ...]:
+        async def scrub_start(pool: str, bytes_per_second_max: int | None = None) -> object:
+            return self._answer("scrub_start", locals())
+
+        async def scrub_get(pool: str) -> object:
+            return self._answer("scrub_get", locals())
+
+        async def scrub_update(pool: str, interval_hours: int, bytes_per_second_max: int | None = None) -> object:
+            return self._answer("scrub_update", locals())
+
+        async def scrub_stop(pool: str) -> object:
+            return self._answer("scrub_stop", locals())
+
+        return scrub_start, scrub_get, scrub_update, scrub_stop
 
     def _answer(self, method: str, params: dict[str, Any]) -> object:
         given = {name: value for name, value in params.items() if name != "self" and value is not None}

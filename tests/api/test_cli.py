@@ -174,3 +174,33 @@ def test_the_command_line_without_a_server() -> None:
     done = _sds("", Path(), "serve", "--rest", "0.0.0.0:8080")
     assert done.returncode == 1
     assert "allow_remote" in done.stderr
+
+
+SCRUB = {
+    "pool": "archive",
+    "state": "running",
+    "began": "2026-11-24T12:00:00+00:00",
+    "ended": None,
+    "bytes_per_second_max": 50 << 20,
+    "progress": 0.25,
+    "unsealed_blocks": 3,
+    "disks": [{"uuid": "d", "verified_blocks": 7, "corrupt_blocks": 1, "unreadable_blocks": 0}],
+    "schedule": {"interval_hours": 168, "bytes_per_second_max": 50 << 20},
+}
+
+
+def test_a_scrub_is_begun_shown_scheduled_and_stopped(sds: Sds, engine: ScriptedEngine) -> None:
+    engine.answers = dict.fromkeys(("scrub_start", "scrub_get", "scrub_update"), SCRUB) | {"scrub_stop": None}
+    for words in (
+        ("start", "archive", "--rate", "50M"),
+        ("show", "archive"),
+        ("schedule", "archive", "--hours", "168"),
+        ("stop", "archive"),
+    ):
+        assert sds("pool", "scrub", *words).returncode == 0
+    assert engine.asked == [
+        ("scrub_start", {"pool": "archive", "bytes_per_second_max": 50 << 20}),
+        ("scrub_get", {"pool": "archive"}),
+        ("scrub_update", {"pool": "archive", "interval_hours": 168}),
+        ("scrub_stop", {"pool": "archive"}),
+    ]

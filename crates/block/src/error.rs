@@ -42,8 +42,9 @@ pub enum ErrorKind {
 pub struct Context {
     /// What was wrong, as a clause: "range ends past the device".
     pub what: &'static str,
-    /// The offending value: for [`ErrorKind::OutOfRange`] an LBA, for [`ErrorKind::Miscompare`] the first differing
-    /// byte's offset in the payload.
+    /// The offending value: for [`ErrorKind::OutOfRange`] an LBA, for [`ErrorKind::MediaError`] and
+    /// [`ErrorKind::ChecksumMismatch`] the first bad LBA where it is known, for [`ErrorKind::Miscompare`] the first
+    /// differing byte's offset in the payload.
     pub value: Option<u64>,
 }
 

@@ -71,6 +71,9 @@ struct PoolFigures {
     deletions: usize,
     checkpoint_failed: bool,
     journal_failed: bool,
+    sealed_blocks: u64,
+    unsealed_blocks: u64,
+    corrupt_blocks: u64,
 }
 
 impl From<&PoolStatus> for PoolFigures {
@@ -83,6 +86,9 @@ impl From<&PoolStatus> for PoolFigures {
             deletions: status.deletions,
             checkpoint_failed: status.checkpoint_failed,
             journal_failed: status.journal_failed,
+            sealed_blocks: status.sealed_blocks,
+            unsealed_blocks: status.unsealed_blocks,
+            corrupt_blocks: status.corrupt_blocks,
         }
     }
 }

@@ -14,6 +14,7 @@ use sds_uring::OpenOptions;
 use sds_volume::error::{PoolError, PoolErrorKind};
 use sds_volume::{NewDisk, PoolSpec, VolumeSpec};
 
+use crate::cores::UringPool;
 use crate::engine::Engine;
 use crate::events::Event;
 use crate::logger;
@@ -22,7 +23,7 @@ use crate::metrics::{Metrics, gather};
 use crate::options::Options;
 use crate::refusal::Refusal;
 use crate::shapes::{
-    DiskShape, ExportShape, LabelShape, NewDiskShape, PoolShape, RecoveredShape, SessionShape, VolumeShape,
+    DiskShape, ExportShape, LabelShape, NewDiskShape, PoolShape, RecoveredShape, ScrubShape, SessionShape, VolumeShape,
 };
 use crate::uuid::{Uuid, volume_key};
 
@@ -114,6 +115,24 @@ impl Node {
     fn pool_status(&self, py: Python<'_>, uuid: Uuid) -> PyResult<PoolShape> {
         let status = py.detach(|| self.engine.command(uuid, |pool| async move { Ok(pool.status()) }))?;
         Ok(status.into())
+    }
+
+    fn pool_scrub_start(&self, py: Python<'_>, uuid: Uuid, bytes_per_second_max: u64) -> PyResult<()> {
+        let start = move |pool: UringPool| async move { pool.scrub_start(bytes_per_second_max) };
+        Ok(py.detach(|| self.engine.command(uuid, start))?)
+    }
+
+    fn pool_scrub_status(&self, py: Python<'_>, uuid: Uuid) -> PyResult<ScrubShape> {
+        let status = py.detach(|| self.engine.command(uuid, |pool| async move { Ok(pool.scrub_status()) }))?;
+        Ok(status.into())
+    }
+
+    fn pool_scrub_stop(&self, py: Python<'_>, uuid: Uuid) -> PyResult<()> {
+        let stop = |pool: UringPool| async move {
+            pool.scrub_stop();
+            Ok(())
+        };
+        Ok(py.detach(|| self.engine.command(uuid, stop))?)
     }
 
     #[pyo3(signature = (pool, volume_uuid, size_bytes, logical_block_bytes = 512))]

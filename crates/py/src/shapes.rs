@@ -7,7 +7,7 @@ use sds_io::{DiskId, DiskInfo};
 use sds_target::glue::SessionInfo;
 use sds_target::{Access, Export, Protocol};
 use sds_volume::label_io::LabelReport;
-use sds_volume::{DiskStatus, NewDisk, PoolStatus, Recovered, VolumeStatus};
+use sds_volume::{DiskStatus, NewDisk, PoolStatus, Recovered, ScrubDisk, ScrubState, ScrubStatus, VolumeStatus};
 
 use crate::refusal::Refusal;
 use crate::uuid::{Uuid, volume_key};
@@ -156,6 +156,55 @@ impl From<PoolStatus> for PoolShape {
             checkpoint_failed: status.checkpoint_failed,
             journal_failed: status.journal_failed,
             disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct ScrubDiskShape {
+    uuid: Uuid,
+    verified_blocks: u64,
+    corrupt_blocks: u64,
+    unreadable_blocks: u64,
+}
+
+/// A pool's last scrub.
+#[derive(IntoPyObject)]
+pub struct ScrubShape {
+    state: &'static str,
+    began_s: f64,
+    ended_s: Option<f64>,
+    bytes_per_second_max: u64,
+    pages_done: u64,
+    pages: u64,
+    unsealed_blocks: u64,
+    disks: Vec<ScrubDiskShape>,
+}
+
+impl From<ScrubStatus> for ScrubShape {
+    fn from(status: ScrubStatus) -> Self {
+        let state = match status.state {
+            ScrubState::None => "none",
+            ScrubState::Running => "running",
+            ScrubState::Done => "done",
+            ScrubState::Stopped => "stopped",
+            ScrubState::Failed => "failed",
+        };
+        let disk = |disk: ScrubDisk| ScrubDiskShape {
+            uuid: Uuid(disk.uuid),
+            verified_blocks: disk.verified,
+            corrupt_blocks: disk.corrupt,
+            unreadable_blocks: disk.unreadable,
+        };
+        Self {
+            state,
+            began_s: status.began.as_secs_f64(),
+            ended_s: status.ended.map(|ended| ended.as_secs_f64()),
+            bytes_per_second_max: status.bytes_per_second_max,
+            pages_done: status.pages_done,
+            pages: status.pages,
+            unsealed_blocks: status.unsealed,
+            disks: status.disks.into_iter().map(disk).collect(),
         }
     }
 }

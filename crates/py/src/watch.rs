@@ -11,6 +11,7 @@ use sds_volume::{DiskStatus, PoolStatus};
 
 use crate::cores::UringPool;
 use crate::events::{Event, Events, Level};
+use crate::uuid::Uuid;
 
 const WATCH_INTERVAL_MS: u64 = 1_000;
 /// A state that comes and goes is told this often at the most.
@@ -48,6 +49,8 @@ struct Watched {
     checkpoint: Latch,
     full: Latch,
     failed_disks: HashSet<[u8; 16]>,
+    corrupt_blocks: u64,
+    corrupt_told_at: Option<Duration>,
 }
 
 impl Watched {
@@ -59,6 +62,19 @@ impl Watched {
                 let message = format!("disk {} of pool {name} failed; what it holds is not certain", disk.disk.0);
                 tell(Level::Error, "disk-failed", message);
             }
+        }
+        let recent = self.corrupt_told_at.is_some_and(|at| now < at + Duration::from_millis(TELL_AGAIN_MS));
+        if let Some(found) = status.corrupt.as_ref().filter(|_| status.corrupt_blocks > self.corrupt_blocks && !recent)
+        {
+            let more = status.corrupt_blocks - self.corrupt_blocks - 1;
+            let volume = found.volume.map_or_else(|| "a deleted one".to_owned(), |uuid| Uuid(uuid).to_string());
+            let message = format!(
+                "disk {} of pool {name}: byte {} is not what was sealed, byte {} of volume {volume}; {more} more",
+                found.disk, found.disk_offset, found.volume_offset
+            );
+            tell(Level::Error, "block-corrupt", message);
+            self.corrupt_blocks = status.corrupt_blocks;
+            self.corrupt_told_at = Some(now);
         }
         if self.checkpoint.changed(status.checkpoint_failed, now) {
             if status.checkpoint_failed {

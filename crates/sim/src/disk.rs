@@ -197,6 +197,13 @@ impl Disk {
         }
     }
 
+    /// Whoever wrote is gone: what failed writes left is as any other write's from now on.
+    pub fn settle(&mut self, order: u64) {
+        for version in self.cache.values().flatten().filter(|version| version.state.completed.get() == u64::MAX) {
+            version.state.completed.set(order);
+        }
+    }
+
     /// A sync that covers the writes answered before `order` fails: no later one makes them durable.
     pub fn sync_failed(&mut self, order: u64) {
         for version in self.cache.values().flatten() {
@@ -273,6 +280,16 @@ impl Disk {
                 block = self.current.get(&from).map_or([0; BLOCK_BYTES as usize], |block| **block);
             }
         }
+        let block = Rc::new(block);
+        self.current.insert(number, Rc::clone(&block));
+        self.durable.insert(number, block);
+    }
+
+    /// A bit flips in the four durable bytes at `offset`.
+    pub fn flip(&mut self, offset: u64) {
+        let number = offset / BLOCK_BYTES;
+        let mut block = self.current.get(&number).map_or([0; BLOCK_BYTES as usize], |block| **block);
+        block[(offset % BLOCK_BYTES) as usize + self.random.index(4)] ^= 1 << self.random.index(8);
         let block = Rc::new(block);
         self.current.insert(number, Rc::clone(&block));
         self.durable.insert(number, block);

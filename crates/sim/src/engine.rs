@@ -80,6 +80,25 @@ pub struct Health {
     pub lost_writes: usize,
     /// Its metadata store was rebuilt from the disks when it was opened.
     pub imported: bool,
+    /// Blocks that it sealed since then.
+    pub sealed_blocks: u64,
+    /// Blocks that it unsealed.
+    pub unsealed_blocks: u64,
+}
+
+/// A block of which the pool would know that it is not as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its volume.
+    pub uuid: [u8; 16],
+    /// Its byte there.
+    pub volume_offset: u64,
+    /// Its disk.
+    pub disk: DiskId,
+    /// Its byte there, a multiple of 4 KiB.
+    pub offset: u64,
+    /// The byte there of its CRC.
+    pub crc_offset: u64,
 }
 
 /// A block that the pool can do without.
@@ -151,6 +170,12 @@ pub trait Engine: Sized + 'static {
     fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable>;
     /// Places on one of `disks` where the pool has another copy of all that lies there, even while it is open.
     fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered>;
+    /// A sealed block, if there is one at hand.
+    fn sealed(&self, _: &mut Random) -> Option<Sealed> {
+        None
+    }
+    /// Begins to verify all that is sealed, beside everything else.
+    fn scrub(&self) {}
     /// Says how it is.
     fn health(&self) -> Health;
     /// Ends it: everything answered is durable when this returns.

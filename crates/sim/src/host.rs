@@ -72,6 +72,20 @@ struct Line {
     text: String,
 }
 
+/// A block of a volume that went bad under its seal.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotten {
+    /// The volume.
+    pub volume: VolumeNo,
+    /// Its first sector.
+    pub sector: u64,
+    /// When a change of all of it was answered.
+    pub healed: u64,
+}
+
+/// Sectors of a block that is sealed.
+pub const SEALED_SECTORS: u64 = 4096 / SECTOR_BYTES as u64;
+
 /// Everything outside the engine that must not be forgotten when it dies.
 pub struct Hosts {
     /// What reads may return.
@@ -90,6 +104,8 @@ pub struct Hosts {
     pub last_answer: Duration,
     /// A write was refused for want of space, so many operations ago.
     pub since_full: u32,
+    /// Blocks that may be refused as bad.
+    pub rotten: Vec<Rotten>,
     /// The first thing that was wrong.
     pub failure: Option<String>,
     history: Vec<Line>,
@@ -108,6 +124,7 @@ impl Hosts {
             open: 0,
             last_answer: Duration::ZERO,
             since_full: u32::MAX,
+            rotten: Vec::new(),
             failure: None,
             history: Vec::new(),
         }
@@ -158,6 +175,28 @@ impl Hosts {
     /// The volumes that take requests.
     pub fn live(&self) -> impl Iterator<Item = &Known> {
         self.volumes.iter().filter(|volume| volume.phase == Phase::Live)
+    }
+
+    /// A change was answered: what it covers whole is not rotten any more.
+    fn heal(&mut self, volume: VolumeNo, change: ChangeNo, now: u64) {
+        let ranges = &self.oracle.change(change).ranges;
+        let covered = |sector: u64| {
+            ranges.iter().any(|(first, count)| *first <= sector && sector + SEALED_SECTORS <= first + count)
+        };
+        let of_volume = self.rotten.iter_mut().filter(|rotten| rotten.volume == volume && rotten.healed == u64::MAX);
+        of_volume.filter(|rotten| covered(rotten.sector)).for_each(|rotten| rotten.healed = now);
+    }
+
+    /// True if the request may be refused for the block with that logical block of the volume.
+    fn is_rotten(&self, submitted: &Submitted, lba: Option<u64>) -> bool {
+        let volume = self.volumes.iter().find(|volume| volume.no == submitted.volume).expect("a volume of this run");
+        lba.map(|lba| lba * volume.block_sectors()).is_some_and(|sector| {
+            self.rotten.iter().any(|rotten| {
+                rotten.volume == submitted.volume
+                    && (rotten.sector..rotten.sector + SEALED_SECTORS).contains(&sector)
+                    && rotten.healed > submitted.order
+            })
+        })
     }
 
     /// The volume with this number.
@@ -442,6 +481,7 @@ impl Context {
         if let Some(change) = submitted.change {
             let durable = hosts.oracle.change(change).fua || !submitted.write_cache;
             hosts.oracle.acknowledge(now, change, durable);
+            hosts.heal(volume, change, now);
         }
     }
 
@@ -473,14 +513,15 @@ impl Context {
             }
             ErrorKind::OutOfRange => matches!(submitted.ask, Ask::PastEnd(_)),
             ErrorKind::MediaError | ErrorKind::TimedOut | ErrorKind::ReadOnly => self.faulty,
+            ErrorKind::ChecksumMismatch => {
+                counters.rot_found += 1;
+                hosts.is_rotten(submitted, error.context().value)
+            }
             ErrorKind::DeviceGone => dying,
             // Compare-and-write is atomic within a page of the map alone.
             ErrorKind::Unsupported => matches!(submitted.ask, Ask::CompareAndWrite((first, count), _)
                 if first / self.page_sectors != (first + count - 1) / self.page_sectors),
-            ErrorKind::InvalidField
-            | ErrorKind::ChecksumMismatch
-            | ErrorKind::ReservationConflict
-            | ErrorKind::Fenced => false,
+            ErrorKind::InvalidField | ErrorKind::ReservationConflict | ErrorKind::Fenced => false,
         };
         if !excused && !dying {
             hosts.fail(format!("volume {}: {:?} was refused: {error}", volume.0, submitted.ask));

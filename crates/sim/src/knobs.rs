@@ -111,6 +111,12 @@ pub struct Knobs {
     pub verify_per_mille: u32,
     /// Bytes of the carry-over memory.
     pub carry_over_bytes: usize,
+    /// What was not written for so long is sealed.
+    pub seal_after_ms: u64,
+    /// Operations in a thousand before which a sealed block, or its CRC, goes bad.
+    pub rot_sealed_per_mille: u32,
+    /// Lives in a thousand that begin with a scrub.
+    pub scrub_per_mille: u32,
     /// The defect that is put in.
     pub planted: Planted,
     /// Print every event.
@@ -216,6 +222,9 @@ impl Knobs {
             core_stall_per_100k: random.pick(&[0, 100, 1000]),
             verify_per_mille: random.pick(&[300, 1000]),
             carry_over_bytes: random.pick(&[1 << 20, 256 << 10]),
+            seal_after_ms: random.pick(&[40, 400, 4_000, 600_000]),
+            rot_sealed_per_mille: random.pick(&[0, 0, 10]),
+            scrub_per_mille: random.pick(&[0, 300]),
             planted: Planted::default(),
             trace: false,
         };

@@ -20,6 +20,13 @@ pub fn leaning(seed: u64, operations: u32, defect: Defect) -> Knobs {
             (knobs.power_cut_per_mille, knobs.lives) = (1000, 14);
             knobs.disks.iter_mut().for_each(|disk| disk.volatile_cache = true);
         }
+        Defect::UnsealLate | Defect::UnsealUnverified | Defect::SealUnchecked | Defect::SealUnlocked => {
+            weigh(&mut knobs, &[(Kind::Flush, 20), (Kind::Discard, 2)]);
+            knobs.seal_after_ms = 8;
+            (knobs.power_cut_per_mille, knobs.rot_sealed_per_mille, knobs.drop_per_mille) = (1000, 20, 0);
+            (knobs.weights.sizes, knobs.depth) = ([20, 30, 15, 4, 2], 16);
+            knobs.disks.iter_mut().for_each(|disk| disk.volatile_cache = true);
+        }
         Defect::ReuseUnderRead => {
             weigh(&mut knobs, &[(Kind::Read, 60), (Kind::Discard, 60)]);
             knobs.depth = 48;

@@ -7,7 +7,8 @@ use sds_io::{DiskId, Io as _};
 use sds_volume::label_io::read_label;
 use sds_volume::{CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, Tuning, VolumeSpec, error};
 
-use crate::engine::{Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Surroundings};
+use crate::engine::{Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Sealed, Surroundings};
+use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::rot;
 use crate::world::{SimIo, World};
@@ -37,17 +38,23 @@ fn refusal(error: error::PoolError) -> Refusal {
 }
 
 /// Limits and intervals small enough that a run meets them.
-fn tuning(random: &mut Random) -> Tuning {
+fn tuning(random: &mut Random, knobs: &Knobs) -> Tuning {
     Tuning {
+        seal_after_ms: knobs.seal_after_ms,
         commit_interval_ms: random.pick(&[200, 2_000]),
         checkpoint_interval_ms: random.pick(&[500, 5_000]),
         checkpoint_journal_percent: random.pick(&[10, 25, 60]),
         checkpoint_batch_pages_max: random.pick(&[1, 64]),
         map_cache_bytes_max: random.pick(&[1, 64 << 10, 1 << 30]),
         run_extents: random.pick(&[1, 4, 16]),
+        seal_bytes_per_second_max: random.pick(&[1 << 20, 1 << 30]),
+        check_cache_blocks_max: random.pick(&[2, 16_384]),
         ..Tuning::default()
     }
 }
+
+/// Fast enough to come to an end within a life.
+const SCRUB_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
 
 impl PoolEngine {
     fn world(around: &Surroundings) -> PoolEnv {
@@ -57,7 +64,7 @@ impl PoolEngine {
             carry_over: around.carry_over.clone(),
             opener: "the simulator".to_owned(),
             rename: None,
-            tuning: tuning(&mut Random::new(around.seed)),
+            tuning: tuning(&mut Random::new(around.seed), &around.knobs),
             planted: around.knobs.planted,
         }
     }
@@ -168,7 +175,22 @@ impl Engine for PoolEngine {
             deletions: status.deletions,
             imported: self.recovered.imported,
             lost_writes: self.recovered.lost_writes.len(),
+            sealed_blocks: status.sealed_blocks,
+            unsealed_blocks: status.unsealed_blocks,
         }
+    }
+
+    fn sealed(&self, random: &mut Random) -> Option<Sealed> {
+        let blocks = self.cores[random.index(self.cores.len())].sealed_blocks();
+        let (uuid, block) = *blocks.get(random.index(blocks.len().max(1)))?;
+        let disk = self.cores[0].status().disks[usize::from(block.disk.0)].disk;
+        let (offset, crc_offset, volume_offset) = (block.disk_offset, block.crc_offset, block.volume_offset);
+        Some(Sealed { uuid, volume_offset, disk, offset, crc_offset })
+    }
+
+    fn scrub(&self) {
+        // One that is running goes on.
+        let _ = self.cores[0].scrub_start(SCRUB_BYTES_PER_SECOND_MAX);
     }
 
     async fn stop(&self) -> Result<(), Refusal> {

@@ -124,6 +124,18 @@ counters! {
     lies_told: "lies that were told",
     /// Lives in which a sync failed, looked at in the next.
     sync_inspections: "lives after a failed sync",
+    /// Blocks that got a seal.
+    sealed_blocks: "blocks sealed",
+    /// Blocks that lost it to a write.
+    unsealed_blocks: "blocks unsealed",
+    /// Scrubs that were begun.
+    scrubs: "scrubs",
+    /// Sealed blocks that went bad.
+    rotten_blocks: "spoiled sealed blocks",
+    /// CRCs of sealed blocks that went bad.
+    rotten_crcs: "spoiled CRCs",
+    /// Requests that were told of one of these.
+    rot_found: "spoiled blocks found",
     /// Disk blocks written with another volume's or address's payload than they had.
     blocks_reused: "disk blocks reused",
     /// Times the journal began again at its start.

@@ -187,6 +187,10 @@ impl<E: Engine> Run<E> {
         let Some(engine) = self.open(scheduler, made)? else { return Ok(Ended::Dead) };
         self.reconcile(&*engine)?;
         let before = engine.health().journal_laps;
+        if self.random.chance(self.knobs.scrub_per_mille) {
+            self.world.counters.borrow_mut().scrubs += 1;
+            engine.scrub();
+        }
         if !self.fill_up(scheduler, &engine)? {
             return Ok(Ended::Dead);
         }
@@ -208,6 +212,10 @@ impl<E: Engine> Run<E> {
             self.operations_left -= 1;
             self.world.counters.borrow_mut().operations += 1;
             self.trouble_meta();
+            if self.random.chance(self.knobs.rot_sealed_per_mille) && !self.rot_sealed(scheduler, &engine)? {
+                self.count(&engine, before);
+                return Ok(Ended::Dead);
+            }
             let churn = churns && operation + CHURN_OPERATIONS >= kill_at;
             self.issue(scheduler, &engine, churn);
             if !self.settle_to(scheduler, self.knobs.depth)? {
@@ -243,6 +251,8 @@ impl<E: Engine> Run<E> {
         counters.journal_laps += health.journal_laps.saturating_sub(laps_before);
         counters.deletion_crashes += u64::from(health.deletions > 0);
         counters.joining_crashes += u64::from(joins);
+        counters.sealed_blocks += health.sealed_blocks;
+        counters.unsealed_blocks += health.unsealed_blocks;
     }
 
     // A step of the scheduler; an outage ends in time.

@@ -397,6 +397,17 @@ impl World {
         true
     }
 
+    /// A bit flips in the four bytes of `disk` at `offset`, if they are durable. True if it did.
+    pub fn flip(&self, disk: DiskId, offset: u64) -> bool {
+        let block = offset / BLOCK_BYTES * BLOCK_BYTES;
+        if self.durable(disk, block, 1).is_none() {
+            return false;
+        }
+        self.note([9, u64::from(disk.0), offset, 0], || format!("disk {}: a bit flips at {offset}", disk.0));
+        self.disks.borrow_mut()[usize::from(disk.0)].0.flip(offset);
+        true
+    }
+
     /// The process is dead: what it had in flight still lands, in part or not at all; its timers are gone.
     pub fn process_crash(&self) {
         self.ambush.set(false);
@@ -437,6 +448,8 @@ impl World {
                 Request::Discard { .. } | Request::Sync { .. } | Request::Read { .. } => {}
             }
         }
+        let order = self.next_order();
+        disks.iter_mut().for_each(|(disk, _, _)| disk.settle(order));
         counters.meta_batches_lost += self.store.crash();
         counters.torn_carry_over += self.memory.take_torn();
         self.note([4, 0, 0, 0], || "process crash".into());

@@ -77,6 +77,13 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The volume whose live layer is of `tree`.
+    #[must_use]
+    pub fn volume_of(&self, tree: TreeId) -> Option<[u8; 16]> {
+        let of_tree = |volume: &&VolumeEntry| self.layers.get(&volume.layer).is_some_and(|layer| layer.tree == tree);
+        self.volumes.values().find(of_tree).map(|volume| volume.uuid)
+    }
+
     /// Applies what concerns the catalog; deltas of the map pass by. Space is counted, so a delta must not come twice:
     /// replay skips what is not after [`Catalog::lsn`], which the caller sets when a whole group is applied.
     pub fn apply(&mut self, delta: &Delta) {

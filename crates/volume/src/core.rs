@@ -10,6 +10,7 @@ use sds_block::{BlockError, ErrorKind};
 use sds_io::sync::Event;
 use sds_io::{Clock, Io};
 
+use crate::check_space::CheckCache;
 use crate::env::CoreEnv;
 use crate::error::PoolError;
 use crate::image::load_page;
@@ -61,6 +62,7 @@ pub struct PoolCore<E: Io + Clock> {
     pub(crate) map_bytes: Cell<usize>,
     /// The cache is looked through only above this: what is dirty can't go, so looking again soon is of no use.
     pub(crate) evict_above: Cell<usize>,
+    pub(crate) checks: RefCell<CheckCache>,
 }
 
 impl<E: Io + Clock> PoolCore<E> {
@@ -68,6 +70,7 @@ impl<E: Io + Clock> PoolCore<E> {
     #[must_use]
     pub fn new(shared: Arc<PoolShared>, env: CoreEnv<E>) -> Rc<Self> {
         let disks = shared.disks();
+        let checks = RefCell::new(CheckCache::new(shared.tuning.check_cache_blocks_max));
         Rc::new(Self {
             shared,
             env,
@@ -83,6 +86,7 @@ impl<E: Io + Clock> PoolCore<E> {
             open_requests: Cell::new(0),
             map_bytes: Cell::default(),
             evict_above: Cell::default(),
+            checks,
         })
     }
 

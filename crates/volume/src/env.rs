@@ -57,6 +57,12 @@ pub struct Tuning {
     pub run_extents: u32,
     /// How often a write that finds no space waits for freed chunks before it is refused.
     pub space_waits_max: u32,
+    /// What was not written for about so long is sealed.
+    pub seal_after_ms: u64,
+    /// Bytes a second that a core reads to seal them: little beside what hosts want of a disk.
+    pub seal_bytes_per_second_max: u64,
+    /// Blocks of check space that a core keeps, each for 1,024 blocks of data: 64 MiB for 64 GiB.
+    pub check_cache_blocks_max: usize,
 }
 
 impl Default for Tuning {
@@ -70,6 +76,9 @@ impl Default for Tuning {
             map_cache_bytes_max: 1 << 30,
             run_extents: 16,
             space_waits_max: 1_000,
+            seal_after_ms: 600_000,
+            seal_bytes_per_second_max: 32 << 20,
+            check_cache_blocks_max: 16_384,
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
+use crate::page::Seal;
 use crate::place::{Lsn, RECORDS_PER_ROW};
-use crate::record::{Home, Record, heap_block};
+use crate::record::{BlockState, Home, Record, heap_block};
 
 /// An extent's record with what only memory knows of it.
 #[derive(Clone, Debug)]
@@ -23,13 +24,40 @@ pub struct Extent {
     pub chunks_pushed: u16,
     /// Its [`crate::delta::Delta::Extent`] was pushed.
     pub pushed: bool,
+    /// Rounds of the sealer since it was written last, or [`Extent::NEVER_SEALED`].
+    pub rounds: u8,
 }
 
 impl Extent {
+    /// A write of it failed: what a disk shows there need not be what it keeps, so it is not sealed in this opening.
+    pub const NEVER_SEALED: u8 = u8::MAX;
+
     /// An extent as a checkpoint has it.
     #[must_use]
     pub const fn stored(record: Record, lsn: Lsn) -> Self {
-        Self { chunks_pushed: record.home.mask(), record, lsn, reads: 0, writes: 0, pushed: true }
+        Self { chunks_pushed: record.home.mask(), record, lsn, reads: 0, writes: 0, pushed: true, rounds: 0 }
+    }
+
+    /// The sealer's rounds begin again.
+    pub const fn written(&mut self) {
+        if self.rounds != Self::NEVER_SEALED {
+            self.rounds = 0;
+        }
+    }
+
+    /// Another round of the sealer; how many there were.
+    pub const fn age(&mut self) -> u8 {
+        if self.rounds < Self::NEVER_SEALED - 1 {
+            self.rounds += 1;
+        }
+        self.rounds
+    }
+
+    /// What verifies a piece that begins in `block`; `None` if that is not sealed.
+    #[must_use]
+    pub fn seal(&self, block: u32) -> Option<Seal> {
+        let sealed = self.record.states.get(block) == BlockState::Sealed;
+        sealed.then_some(Seal { id: self.record.id, block, lsn: self.lsn })
     }
 
     /// The record with pushed chunks only.
@@ -80,6 +108,11 @@ impl Extents {
     /// All of them, in order of index.
     pub fn iter(&self) -> impl Iterator<Item = &Extent> {
         self.0.iter()
+    }
+
+    /// As [`Extents::iter`], to change them; not their ids.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Extent> {
+        self.0.iter_mut()
     }
 
     /// Makes room for so many more, and for no others.

@@ -31,6 +31,9 @@ impl<E: Io + Clock> PoolCore<E> {
                 Message::DropPage(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.drop_page(page).await) });
                 }
+                Message::ScrubPage(page, answer) => {
+                    self.env.spawner.spawn(async move { answer.send(core.scrub_page(page).await) });
+                }
                 Message::VolumeChanged(uuid, answer) => {
                     self.volume_changed(uuid);
                     answer.send(());

@@ -24,11 +24,13 @@
 //! | [`ledger`], [`shared`], [`core`] | the order of changes; what cores share; one core's share |
 //! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
 //! | [`read`], [`write`], [`zero`] | what a part does |
+//! | [`check_space`], [`seal`] | CRCs on disks; blocks are sealed when they are cold, unsealed before a write |
 //! | [`allocate`], [`quarantine`] | chunks for writes; freed chunks on their way back |
 //! | [`cache`] | which pages of the map stay in memory |
 //! | [`commit`], [`image`], [`checkpoint`] | what is pushed becomes durable, then leaves the journal |
 //! | [`format`], [`recover`], [`import`] | a pool is made, opened, rebuilt from its disks |
-//! | [`inbox`], [`delete`], [`pool`] | messages between cores; deletions; the pool as a whole |
+//! | [`inbox`], [`delete`], [`scrub`] | messages between cores; deletions; all seals verified |
+//! | [`pool`] | the pool as a whole |
 #![forbid(unsafe_code)]
 
 pub mod planted;
@@ -54,6 +56,8 @@ mod core;
 mod request;
 mod read;
 mod write;
+mod check_space;
+mod seal;
 mod zero;
 mod allocate;
 mod quarantine;
@@ -67,11 +71,15 @@ mod recover;
 mod import;
 mod inbox;
 mod delete;
+mod scrub;
 pub mod pool;
 
 pub use env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, Tuning, VolumeSpec};
 pub use planted::{Defect, Planted};
-pub use pool::{DiskStatus, Pool, PoolStatus, VolumeStatus};
+pub use pool::{Corrupt, DiskStatus, Pool, PoolStatus, VolumeStatus};
 pub use recover::Recovered;
+pub use scrub::{ScrubDisk, ScrubState, ScrubStatus};
+#[cfg(feature = "planted")]
+pub use seal::SealedBlock;
 pub use shared::PoolShared;
 pub use volume::Volume;

@@ -14,8 +14,8 @@ use crate::delta::Delta;
 use crate::extents::{Extent, Extents};
 use crate::lock::RangeLocks;
 use crate::place::{
-    CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey,
-    RECORDS_PER_ROW,
+    BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn,
+    PageKey, RECORDS_PER_ROW,
 };
 use crate::record::{BlockState, Home, Record, RowSlot, States, heap_block};
 
@@ -34,6 +34,20 @@ pub struct Page {
     pub used: Cell<u64>,
     /// What its core's sum of all pages has for it, in bytes.
     pub counted: Cell<usize>,
+    /// The last group that took the seal off a block, until it is known to be durable: before it is, no byte is written
+    /// in place. A page whose last such group is not durable is dirty, so it is not forgotten.
+    pub unsealed: Cell<Lsn>,
+}
+
+/// By which CRCs a piece is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The extent that has it.
+    pub id: ExtentId,
+    /// The extent's block in which the piece begins.
+    pub block: u32,
+    /// The last group that changed the extent: while that holds, so does the seal.
+    pub lsn: Lsn,
 }
 
 /// The content of a page.
@@ -88,6 +102,8 @@ pub enum Piece {
         within: u64,
         /// How many bytes; they may run over into the disk's next chunks.
         len: u64,
+        /// For sealed blocks, which are all of one extent.
+        seal: Option<Seal>,
     },
 }
 
@@ -101,6 +117,7 @@ impl Page {
             locks: RangeLocks::default(),
             used: Cell::default(),
             counted: Cell::default(),
+            unsealed: Cell::default(),
         }
     }
 }
@@ -192,7 +209,8 @@ impl PageState {
         let states = States::absent(self.blocks_per_extent);
         let record = Record { id, birth: layer, index, base, home: Home::Nowhere, states };
         let lsn = Lsn::default();
-        self.extents.insert(Extent { record, lsn, reads: 0, writes: 0, chunks_pushed: 0, pushed });
+        let extent = Extent { record, lsn, reads: 0, writes: 0, chunks_pushed: 0, pushed, rounds: 0 };
+        self.extents.insert(extent);
         self.set_entry(layer, index.slot(), id);
         // Replayed over an import, which finds no row of which nothing is in use.
         let row = id.index() / RECORDS_PER_ROW;
@@ -333,6 +351,7 @@ impl PageState {
                 self.dirt.ids.insert(id.index());
                 if let Some(extent) = self.extent_mut(*id) {
                     extent.lsn = lsn;
+                    extent.written();
                 }
             }
             Delta::Row { row, .. } => {
@@ -381,7 +400,7 @@ impl PageState {
 
     /// Where the bytes `[start, start + len)` of the extent at `slot` of `layer` are. Appends to `pieces`.
     pub fn plan_read(&self, layer: LayerId, slot: usize, start: u64, len: u64, pieces: &mut Vec<Piece>) {
-        let chunk_bytes = u64::from(self.blocks_per_extent) * crate::place::BLOCK_BYTES / CHUNKS_PER_EXTENT as u64;
+        let chunk_bytes = u64::from(self.blocks_per_extent) * BLOCK_BYTES / CHUNKS_PER_EXTENT as u64;
         let top = self.extent(self.entry(layer, slot));
         if let Some(extent) = top {
             if let (Home::Run(first), States::AllData | States::AllSealed) =
@@ -389,14 +408,15 @@ impl PageState {
             {
                 let chunk = first.chunk + (start / chunk_bytes) as u32;
                 let addr = ChunkAddr { disk: first.disk, chunk };
-                push_piece(pieces, chunk_bytes, Piece::Disk { addr, within: start % chunk_bytes, len });
+                let seal = extent.seal((start / BLOCK_BYTES) as u32);
+                push_piece(pieces, chunk_bytes, Piece::Disk { addr, within: start % chunk_bytes, len, seal });
                 return;
             }
         }
         let (mut at, end) = (start, start + len);
         while at < end {
-            let block = (at / crate::place::BLOCK_BYTES) as u32;
-            let piece_end = end.min(u64::from(block + 1) * crate::place::BLOCK_BYTES);
+            let block = (at / BLOCK_BYTES) as u32;
+            let piece_end = end.min(u64::from(block + 1) * BLOCK_BYTES);
             let piece = self.plan_block(top, block, at, piece_end - at, chunk_bytes);
             push_piece(pieces, chunk_bytes, piece);
             at = piece_end;
@@ -411,7 +431,7 @@ impl PageState {
                 BlockState::Zero => break,
                 BlockState::Data | BlockState::Sealed => {
                     let addr = found.record.home.chunk((at / chunk_bytes) as usize).expect("a data block has a chunk");
-                    return Piece::Disk { addr, within: at % chunk_bytes, len };
+                    return Piece::Disk { addr, within: at % chunk_bytes, len, seal: found.seal(block) };
                 }
                 BlockState::Absent => extent = self.extent(found.record.base),
             }
@@ -424,14 +444,26 @@ impl PageState {
 fn push_piece(pieces: &mut Vec<Piece>, chunk_bytes: u64, piece: Piece) {
     match (pieces.last_mut(), piece) {
         (Some(Piece::Zeros { len: last }), Piece::Zeros { len }) => *last += len,
-        (Some(Piece::Disk { addr, within, len: last }), Piece::Disk { addr: next, within: next_within, len })
-            if addr.disk == next.disk
-                && u64::from(addr.chunk) * chunk_bytes + *within + *last
-                    == u64::from(next.chunk) * chunk_bytes + next_within =>
+        (
+            Some(Piece::Disk { addr, within, len: last, seal }),
+            Piece::Disk { addr: next, within: next_within, len, seal: next_seal },
+        ) if addr.disk == next.disk
+            && u64::from(addr.chunk) * chunk_bytes + *within + *last
+                == u64::from(next.chunk) * chunk_bytes + next_within
+            && seal_goes_on(*seal, (*within % BLOCK_BYTES + *last).div_ceil(BLOCK_BYTES), next_seal) =>
         {
             *last += len;
         }
         _ => pieces.push(piece),
+    }
+}
+
+/// True if what verifies a piece of `blocks` blocks verifies the next one too.
+fn seal_goes_on(seal: Option<Seal>, blocks: u64, next: Option<Seal>) -> bool {
+    match (seal, next) {
+        (None, None) => true,
+        (Some(seal), Some(next)) => seal.id == next.id && u64::from(seal.block) + blocks == u64::from(next.block),
+        _ => false,
     }
 }
 
@@ -466,8 +498,23 @@ mod tests {
         assert_eq!(id, ExtentId::new(128, Generation(1)));
         let mut pieces = Vec::new();
         page.plan_read(LAYER, 5, 0, 65536, &mut pieces);
-        let data = Piece::Disk { addr: addr(7), within: 4096, len: 8192 };
+        let data = Piece::Disk { addr: addr(7), within: 4096, len: 8192, seal: None };
         assert_eq!(pieces, [Piece::Zeros { len: 4096 }, data, Piece::Zeros { len: 65536 - 12288 }]);
+    }
+
+    #[test]
+    fn sealed_blocks_are_a_piece_of_their_own() {
+        let (mut page, id) = page_after_a_first_write();
+        let states = |start, state| Delta::States { place: PLACE, id, start: BlockNo(start), count: 2, state };
+        page.apply(Lsn(3), &states(3, BlockState::Data));
+        page.apply(Lsn(4), &states(2, BlockState::Sealed));
+        let mut pieces = Vec::new();
+        page.plan_read(LAYER, 5, 4096, 16384, &mut pieces);
+        let piece = |block: u64, blocks: u64, sealed: bool| {
+            let seal = sealed.then_some(Seal { id, block: block as u32, lsn: Lsn(4) });
+            Piece::Disk { addr: addr(7), within: block * 4096, len: blocks * 4096, seal }
+        };
+        assert_eq!(pieces, [piece(1, 1, false), piece(2, 2, true), piece(4, 1, false)]);
     }
 
     #[test]

@@ -52,6 +52,14 @@ defects! {
     FuaIgnoresPending: "fua_ignores_pending",
     /// A flush that finds nothing to journal does not sync the disks.
     FlushIgnoresOverwrites: "flush_ignores_overwrites",
+    /// A write does not wait until the unsealing of what it replaces is durable.
+    UnsealLate: "unseal_late",
+    /// A write unseals its neighbours without verifying them.
+    UnsealUnverified: "unseal_unverified",
+    /// Blocks are sealed without their CRCs.
+    SealUnchecked: "seal_unchecked",
+    /// An extent is sealed while a write to it is under way.
+    SealUnlocked: "seal_unlocked",
     /// A discard of a part of an extent leaves its blocks data.
     DiscardKeepsData: "discard_keeps_data",
     /// Freed chunks are given out at once: before the freeing delta is durable and old I/O has ended.

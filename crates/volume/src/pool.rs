@@ -8,6 +8,7 @@ use sds_io::sync::{channel, join_all, oneshot};
 use sds_io::{Clock, DiskId, Io};
 
 use crate::catalog::{LayerEntry, VolumeEntry};
+use crate::check_space::CheckLocks;
 use crate::checkpoint::{Checkpointer, checkpoint_regularly};
 use crate::commit::{Committer, commit_regularly, relabel_disk};
 use crate::core::PoolCore;
@@ -21,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::place::{BLOCK_BYTES, DiskNo, LayerId, TreeId};
 use crate::planted::Defect;
 use crate::recover::{Member, Opened, Recovered, recover};
-use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, PoolShared, lock};
+use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, PoolShared, SealCounters, lock};
 use crate::volume::Volume;
 
 /// The longest key of a document, in bytes.
@@ -76,6 +77,27 @@ pub struct PoolStatus {
     pub checkpoint_failed: bool,
     /// The journal can't be written: nothing is durable any more until the pool is opened anew.
     pub journal_failed: bool,
+    /// Blocks that were sealed since the pool was opened.
+    pub sealed_blocks: u64,
+    /// Blocks whose seal a write took off.
+    pub unsealed_blocks: u64,
+    /// Times that a sealed block was not what was sealed.
+    pub corrupt_blocks: u64,
+    /// One of them; `None` if there was none.
+    pub corrupt: Option<Corrupt>,
+}
+
+/// A block that is not what was sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// The path of its disk.
+    pub disk: String,
+    /// Its byte there.
+    pub disk_offset: u64,
+    /// Its volume; `None` if that is gone.
+    pub volume: Option<[u8; 16]>,
+    /// Its byte in the volume.
+    pub volume_offset: u64,
 }
 
 /// A volume as an administrator sees it.
@@ -161,6 +183,9 @@ impl<E: Io + Clock> Pool<E> {
             checkpoint_failed: AtomicBool::new(false),
             journal_failed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            check_locks: CheckLocks::default(),
+            seals: SealCounters::default(),
+            scrub: Mutex::default(),
             counters: Mutex::default(),
         });
         let spawner = env.spawner.clone();
@@ -187,7 +212,22 @@ impl<E: Io + Clock> Pool<E> {
         let core = PoolCore::new(shared, env);
         core.env.spawner.spawn(Rc::clone(&core).inbox_task(inbox));
         core.env.spawner.spawn(Rc::clone(&core).reclaim_task());
+        core.env.spawner.spawn(Rc::clone(&core).seal_task());
         Self(core)
+    }
+
+    /// What is sealed in the pages that this core has in memory, with the uuid of the volume: for the simulator, which
+    /// spoils it.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn sealed_blocks(&self) -> Vec<([u8; 16], crate::seal::SealedBlock)> {
+        let ledger = self.0.shared.ledger();
+        let of_volume = |block: crate::seal::SealedBlock| Some((ledger.catalog.volume_of(block.tree)?, block));
+        self.0.sealed_blocks().into_iter().filter_map(of_volume).collect()
+    }
+
+    pub(crate) const fn core(&self) -> &Rc<PoolCore<E>> {
+        &self.0
     }
 
     /// What the other cores join.
@@ -372,6 +412,15 @@ impl<E: Io + Clock> Pool<E> {
             deletions: ledger.deletions,
             checkpoint_failed: shared.checkpoint_failed.load(Ordering::Acquire),
             journal_failed: shared.journal_failed.load(Ordering::Acquire),
+            sealed_blocks: shared.seals.sealed.load(Ordering::Relaxed),
+            unsealed_blocks: shared.seals.unsealed.load(Ordering::Relaxed),
+            corrupt_blocks: shared.seals.corrupt.load(Ordering::Relaxed),
+            corrupt: lock(&shared.seals.last_corrupt).map(|(found, _)| Corrupt {
+                disk: disks[usize::from(found.disk.0)].info.path.clone(),
+                disk_offset: found.disk_offset,
+                volume: ledger.catalog.volume_of(found.tree),
+                volume_offset: found.volume_offset,
+            }),
         }
     }
 

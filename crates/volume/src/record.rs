@@ -295,6 +295,19 @@ impl States {
         })
     }
 
+    /// True if some block is data and not sealed.
+    #[must_use]
+    pub fn any_unsealed(&self) -> bool {
+        match self {
+            Self::AllData => true,
+            Self::AllSealed => false,
+            Self::Few { .. } | Self::Mixed(_) => (0..self.words()).any(|word| {
+                let (data, zero) = self.word(word);
+                data & !zero != 0
+            }),
+        }
+    }
+
     /// True if blocks `start..start + count` are all in `state`.
     #[must_use]
     pub fn all(&self, start: u32, count: u32, state: BlockState) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use sds_block::BlockError;
@@ -9,6 +10,7 @@ use sds_io::sync::{OneshotSender, Receiver, Sender, oneshot};
 use sds_io::{DiskId, DiskInfo, Io, MetaStore};
 
 use crate::careful::CarefulIo;
+use crate::check_space::CheckLocks;
 use crate::delta::Delta;
 use crate::env::Tuning;
 use crate::error::{PoolError, PoolErrorKind};
@@ -16,9 +18,10 @@ use crate::image::PageImage;
 use crate::layout::disk::DiskLayout;
 use crate::layout::label::Label;
 use crate::ledger::Ledger;
-use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey};
+use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey, TreeId};
 use crate::planted::Planted;
 use crate::request::{Part, PartAnswer};
+use crate::scrub::Scrub;
 
 /// A disk of the pool, as all cores see it.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ pub enum Message {
     Saved(Vec<PageKey>, bool),
     /// The page's volume is gone: free all that it has.
     DropPage(PageKey, OneshotSender<Result<(), PoolError>>),
+    /// Verify what is sealed in the page, for the scrub that is running.
+    ScrubPage(PageKey, OneshotSender<Result<(), PoolError>>),
     /// A volume was resized or deleted: look it up again.
     VolumeChanged([u8; 16], OneshotSender<()>),
     /// Give back free space that was taken in advance; answer when done.
@@ -105,6 +110,32 @@ pub struct VolumeCounters {
     pub writes: AtomicU64,
 }
 
+/// Seals since the pool was opened.
+#[derive(Debug, Default)]
+pub struct SealCounters {
+    /// Blocks that were sealed.
+    pub sealed: AtomicU64,
+    /// Blocks whose seal was taken off by a write.
+    pub unsealed: AtomicU64,
+    /// Times that a sealed block was found to be not what was sealed, by a read, a write or a scrub.
+    pub corrupt: AtomicU64,
+    /// One of them, and when it was told in the log.
+    pub last_corrupt: Mutex<Option<(CorruptBlock, Duration)>>,
+}
+
+/// A sealed block that is not what was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorruptBlock {
+    /// Its disk's number in the pool.
+    pub disk: DiskNo,
+    /// Its byte on that disk.
+    pub disk_offset: u64,
+    /// Its byte in its volume.
+    pub volume_offset: u64,
+    /// Its volume's tree.
+    pub tree: TreeId,
+}
+
 /// The shared part of a pool.
 pub struct PoolShared {
     /// Its name for ever.
@@ -139,6 +170,10 @@ pub struct PoolShared {
     /// The journal failed, for good.
     pub(crate) journal_failed: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    pub(crate) check_locks: CheckLocks,
+    /// What became of seals.
+    pub(crate) seals: SealCounters,
+    pub(crate) scrub: Mutex<Scrub>,
     /// Each core's counters of each volume.
     pub(crate) counters: Mutex<FxHashMap<[u8; 16], Vec<Arc<VolumeCounters>>>>,
 }

@@ -8,7 +8,7 @@ use sds_io::sync::{join_all, oneshot};
 use sds_io::{Clock, Io, ReadBytes, Slice};
 
 use crate::core::{PoolCore, VolumeCore};
-use crate::place::{BLOCK_BYTES, PageKey};
+use crate::place::{BLOCK_BYTES, EXTENTS_PER_PAGE, PageKey};
 use crate::planted::Defect;
 use crate::request::{Part, PartAnswer, PartOp, pages};
 use crate::shared::Message;
@@ -171,6 +171,17 @@ impl<E: Io + Clock> Volume<E> {
 
     /// Runs a part here or on the core that owns its page.
     async fn run_part(&self, part: Part) -> Result<PartAnswer, BlockError> {
+        let (page, start) = (part.page, part.start);
+        self.run_on_owner(part).await.map_err(|error| {
+            let is_of_blocks = matches!(error.kind(), ErrorKind::MediaError | ErrorKind::ChecksumMismatch);
+            let Some(at) = error.context().value.filter(|_| is_of_blocks) else { return error };
+            // The block may begin before the range.
+            let byte = page.0 * EXTENTS_PER_PAGE * self.core.shared.extent_bytes + at.max(start);
+            error.with_value(byte / u64::from(self.volume.logical_block_bytes))
+        })
+    }
+
+    async fn run_on_owner(&self, part: Part) -> Result<PartAnswer, BlockError> {
         let owner = self.core.shared.owner(PageKey { tree: self.volume.tree, page: part.page });
         if owner == self.core.env.core {
             return self.core.run(&self.volume, &part).await;
@@ -195,10 +206,10 @@ fn payload(payload: Option<Slice>, len: u64) -> Result<Slice, BlockError> {
 }
 
 /// Counts an open request, so that a stop can wait for it.
-struct OpenRequest<E: Io + Clock>(Rc<PoolCore<E>>);
+pub(crate) struct OpenRequest<E: Io + Clock>(Rc<PoolCore<E>>);
 
 impl<E: Io + Clock> OpenRequest<E> {
-    fn new(core: &Rc<PoolCore<E>>) -> Self {
+    pub(crate) fn new(core: &Rc<PoolCore<E>>) -> Self {
         core.open_requests.set(core.open_requests.get() + 1);
         Self(Rc::clone(core))
     }

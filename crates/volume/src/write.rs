@@ -2,7 +2,8 @@
 //!
 //! The order within one write, under its range lock: an extent and chunks where there are none (tentative: in memory
 //! only), partial blocks filled up, the data written, the deltas pushed (from here on the write survives the death of
-//! the process), the map changed so that reads see it. An overwrite of data blocks is only the third of these. Who
+//! the process), the map changed so that reads see it. An overwrite of data blocks is only the third of these, after
+//! what is sealed there is unsealed ([`crate::seal`]). Who
 //! gives a chunk its place holds all of it, so a write that is refused can take its places back.
 
 use std::rc::Rc;
@@ -65,12 +66,14 @@ impl<E: Io + Clock> PoolCore<E> {
             return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
         }
         let len = data.len() as u64;
+        let bad = self.unseal(volume, page, start, len).await?;
         if let Some(depends_on) = self.overwrites(volume, page, start, len) {
             // FUA alone makes the data durable if nothing that its blocks depend on is still undurable.
             let pending = depends_on > self.shared.ledger().durable;
             let durable = fua && (!pending || self.shared.planted.has(Defect::FuaIgnoresPending));
             self.write_pieces(volume, page, start, &data, durable).await?;
-            return Ok(fua && !durable);
+            self.heal(page, &bad).await?;
+            return Ok(fua && (!durable || !bad.is_empty()));
         }
         let mut freed = None;
         for _ in 0..=2 * self.shared.tuning.space_waits_max {
@@ -81,7 +84,10 @@ impl<E: Io + Clock> PoolCore<E> {
             }
             drop(permit);
             match written {
-                Ok(()) => return Ok(fua),
+                Ok(()) => {
+                    self.heal(page, &bad).await?;
+                    return Ok(fua);
+                }
                 Err(error) if error.kind() == ErrorKind::NoSpace => {}
                 Err(error) => return Err(error),
             }
@@ -172,6 +178,7 @@ impl<E: Io + Clock> PoolCore<E> {
                 return None;
             }
             extent.writes = extent.writes.saturating_add(1);
+            extent.written();
             depends_on = depends_on.max(extent.lsn);
         }
         Some(depends_on)
@@ -296,11 +303,20 @@ impl<E: Io + Clock> PoolCore<E> {
     ) -> Result<(), BlockError> {
         let _inflight = self.inflight.enter();
         let pieces = self.pieces(volume, &page.state.borrow(), start, data);
-        if let [piece] = &pieces[..] {
-            return self.write_piece(piece, durable).await;
+        let written = if let [piece] = &pieces[..] {
+            self.write_piece(piece, durable).await
+        } else {
+            let writes = pieces.iter().map(|piece| self.write_piece(piece, durable)).collect();
+            join_all(writes).await.into_iter().collect()
+        };
+        if written.is_err() {
+            let mut state = page.state.borrow_mut();
+            for span in spans(start, data.len() as u64, self.shared.extent_bytes) {
+                let id = state.entry(volume.layer, span.slot);
+                state.extent_mut(id).into_iter().for_each(|extent| extent.rounds = Extent::NEVER_SEALED);
+            }
         }
-        let writes = pieces.iter().map(|piece| self.write_piece(piece, durable)).collect();
-        join_all(writes).await.into_iter().collect()
+        written
     }
 
     async fn write_piece(&self, piece: &Piece, durable: bool) -> Result<(), BlockError> {

@@ -14,6 +14,7 @@ use crate::planted::Defect;
 use crate::quarantine::{Quarantined, runs_of};
 use crate::record::BlockState;
 use crate::request::{Span, spans};
+use crate::write::blocks_of;
 
 impl<E: Io + Clock> PoolCore<E> {
     /// Makes `[start, start + len)` of the page read zeros; with `unmap` whole chunks and extents go back to the pool.
@@ -89,11 +90,17 @@ impl<E: Io + Clock> PoolCore<E> {
         loop {
             let pushed = {
                 let mut state = page.state.borrow_mut();
+                let (first, count) = blocks_of(span);
+                let extent = state.extent(state.entry(volume.layer, span.slot));
+                let sealed = extent.is_some_and(|extent| extent.record.states.any_sealed(first, count));
                 let Some((deltas, freed)) = zero_deltas(&state, volume, page, span, unmap) else { return Ok(()) };
                 let pushed = self.shared.ledger().push(&deltas);
                 if let Ok(lsn) = pushed {
                     for delta in deltas.iter().filter(|delta| delta.page().is_some()) {
                         state.apply(lsn, delta);
+                    }
+                    if sealed {
+                        page.unsealed.set(lsn);
                     }
                     self.quarantine(Quarantined { runs: runs_of(freed), lsn, epoch: self.inflight.close() });
                 }
@@ -119,7 +126,7 @@ fn zero_deltas(
     let extent = state.extent(id).filter(|extent| extent.pushed)?;
     let index = ExtentIndex(page.key.page.0 * EXTENTS_PER_PAGE + span.slot as u64);
     let place = Place { tree: page.key.tree, index };
-    let (first, count) = super::write::blocks_of(span);
+    let (first, count) = blocks_of(span);
     let to = if extent.record.base.is_hole() { BlockState::Absent } else { BlockState::Zero };
     let mut after = extent.record.states.clone();
     after.set(first, count, to, state.blocks_per_extent());

@@ -6,7 +6,17 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from sds.gateway.models import Page, Pool, PoolCreate, PoolExport, PoolExported, PoolImport
+from sds.gateway.models import (
+    Page,
+    Pool,
+    PoolCreate,
+    PoolExport,
+    PoolExported,
+    PoolImport,
+    Scrub,
+    ScrubSchedule,
+    ScrubStart,
+)
 from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 IMPORT_LIMIT_S = 600.0  # All owner tables are read: gigabytes at 100 TiB.
@@ -48,3 +58,27 @@ async def export(engine: Engine, name: str, body: PoolExport) -> Any:
 async def delete(engine: Engine, name: str) -> None:
     """Deletes a pool without volumes; its disks are blank after."""
     await engine.call("pool_delete", name=name)
+
+
+@router.post("/{name}/scrub", status_code=202, response_model=Scrub)
+async def scrub_start(engine: Engine, name: str, body: ScrubStart) -> Any:
+    """Begins to read and verify all that is sealed in the pool, and to seal what was not written for long."""
+    return await engine.call("scrub_start", pool=name, **body.model_dump())
+
+
+@router.get("/{name}/scrub", response_model=Scrub)
+async def scrub_get(engine: Engine, name: str) -> Any:
+    """The pool's last scrub, or the one that is running."""
+    return await engine.call("scrub_get", pool=name)
+
+
+@router.put("/{name}/scrub", response_model=Scrub)
+async def scrub_update(engine: Engine, name: str, body: ScrubSchedule) -> Any:
+    """Sets at what interval the pool is scrubbed by itself."""
+    return await engine.call("scrub_update", pool=name, **body.model_dump())
+
+
+@router.delete("/{name}/scrub", status_code=204)
+async def scrub_stop(engine: Engine, name: str) -> None:
+    """Ends a scrub that is running."""
+    await engine.call("scrub_stop", pool=name)

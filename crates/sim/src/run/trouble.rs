@@ -1,10 +1,14 @@
 //! What goes wrong around the pool: crashes, a metadata store that is lost, old or out, blocks that go bad.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Ended, Run};
 use crate::engine::{Engine, Spoiled};
+use crate::host::{Ask, Rotten, SEALED_SECTORS};
 use crate::meta::Outage;
+use crate::payload::SECTOR_BYTES;
+use crate::schedule::Scheduler;
 use crate::world::{Strike, Whim};
 
 /// An outage of the metadata store lasts no longer, and as long as hosts ask: one that opens a pool ends it.
@@ -53,6 +57,8 @@ impl<E: Engine> Run<E> {
         if power {
             self.world.power_cut();
             hosts.oracle.power_cut(now);
+            // What healed them may be lost.
+            hosts.rotten.iter_mut().for_each(|rotten| rotten.healed = u64::MAX);
         } else {
             self.world.process_crash();
             hosts.oracle.process_crash(now);
@@ -137,6 +143,38 @@ impl<E: Engine> Run<E> {
             return Err("a disk lost what it said was durable, and nobody tells".into());
         }
         Ok(())
+    }
+
+    // A sealed block goes bad, or its CRC, while nothing is open: a write that has verified it would take it for good.
+    // A request that its host gave up may still be open. False if the process died.
+    pub(super) fn rot_sealed(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        if self.knobs.drop_per_mille > 0 {
+            return Ok(true);
+        }
+        if !self.settle_to(scheduler, 1)? {
+            return Ok(false);
+        }
+        let Some(found) = engine.sealed(&mut self.random) else { return Ok(true) };
+        let known = self.hosts.borrow().live().find(|volume| volume.uuid == found.uuid).map(|volume| volume.no);
+        let (Some(volume), crc) = (known, self.random.chance(300)) else { return Ok(true) };
+        let spoiled = match crc {
+            true => self.world.flip(found.disk, found.crc_offset),
+            false => self.world.spoil(found.disk, found.offset),
+        };
+        if !spoiled {
+            return Ok(true);
+        }
+        let sector = found.volume_offset / SECTOR_BYTES as u64;
+        self.hosts.borrow_mut().rotten.push(Rotten { volume, sector, healed: u64::MAX });
+        let mut counters = self.world.counters.borrow_mut();
+        *if crc { &mut counters.rotten_crcs } else { &mut counters.rotten_blocks } += 1;
+        drop(counters);
+        let what = if crc { "the CRC" } else { "the content" };
+        self.record(format!("volume {}: {what} of the block at sector {sector} is spoiled", volume.0));
+        if self.random.chance(500) {
+            self.ask_patiently(scheduler, engine, volume, Ask::Read((sector, SEALED_SECTORS)));
+        }
+        Ok(true)
     }
 
     // One block goes bad of which there is another copy.

@@ -17,7 +17,7 @@ use super::codec::{DecodeError, Envelope, Reader, Writer};
 use super::delta::ROW_MAX;
 use super::parts;
 use crate::place::{
-    DiskNo, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey, RECORDS_PER_ROW,
+    DiskNo, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey, PageNo, RECORDS_PER_ROW, TreeId,
 };
 use crate::record::{BlockState, Record, RowSlot, States};
 
@@ -48,6 +48,15 @@ const STATES_WORDS_MAX: u64 = 64;
 #[must_use]
 pub fn page_set_key(page: PageKey) -> Vec<u8> {
     [PAGE_SET_PREFIX, &page.tree.0.to_be_bytes(), &page.page.0.to_be_bytes()].concat()
+}
+
+/// The page of a key that starts with [`PAGE_SET_PREFIX`].
+#[must_use]
+pub fn page_of_set_key(key: &[u8]) -> Option<PageKey> {
+    let rest: &[u8; 12] = key.strip_prefix(PAGE_SET_PREFIX)?.try_into().ok()?;
+    let (tree, page) = rest.split_at(4);
+    let (tree, page) = (u32::from_be_bytes(tree.try_into().ok()?), u64::from_be_bytes(page.try_into().ok()?));
+    Some(PageKey { tree: TreeId(tree), page: PageNo(page) })
 }
 
 /// The key of a layer's version of a page.
