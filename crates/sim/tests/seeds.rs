@@ -72,6 +72,6 @@ fn a_pool_whose_map_is_over_its_limit_and_can_not_be_stored_does_not_spin() {
 }
 
 #[test]
-fn an_import_does_not_believe_entries_that_an_earlier_one_passed_over() {
+fn a_flushed_write_is_there_after_the_metadata_store_was_lost() {
     assert_passes(33_619_894_661_420);
 }
