@@ -3,10 +3,10 @@
 use sds_io::{MetaBatch, MetaStore};
 
 use crate::error::{PoolError, PoolErrorKind};
-use crate::layout::owner::OwnerEntry;
+use crate::layout::owner::{OwnerEntry, OwnerGeometry};
 use crate::layout::rows;
 use crate::page::{Page, PageState};
-use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW};
+use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, Lsn, PageKey, RECORDS_PER_ROW};
 use crate::record::{BlockState, Home, Record, States};
 
 /// An owner entry to write, or to clear.
@@ -91,6 +91,13 @@ fn owners_of(key: PageKey, state: &PageState) -> Vec<OwnerUpdate> {
     owners
 }
 
+/// True if the entries of a run from `chunk` on lie in one owner block. One entry may speak for all of them only then:
+/// when the extent comes apart later, each chunk needs an entry of its own, and blocks are not written as one.
+const fn in_one_block(chunk: u32, blocks: u32) -> bool {
+    let geometry = OwnerGeometry::new(blocks as u64 * BLOCK_BYTES);
+    geometry.block_of(chunk).0 == geometry.block_of(chunk + CHUNKS_PER_EXTENT as u32 - 1).0
+}
+
 /// The owner entries of a record's chunks.
 fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<OwnerUpdate> {
     let entry = |slot: usize, whole_run: Option<BlockState>, states: Vec<BlockState>| OwnerEntry {
@@ -109,7 +116,9 @@ fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<Ow
         States::AllSealed => Some(BlockState::Sealed),
         States::Few { .. } | States::Mixed(_) => None,
     };
-    if let (Home::Run(start), Some(_)) = (&record.home, whole) {
+    if let (Home::Run(start), Some(_)) = (&record.home, whole)
+        && in_one_block(start.chunk, blocks)
+    {
         return vec![(*start, Some(entry(0, whole, Vec::new())), lsn)];
     }
     let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
@@ -149,4 +158,33 @@ pub async fn load_page(meta: &dyn MetaStore, key: PageKey, blocks: u32) -> Resul
         state.load_row(*row, record.lsn, record.slots);
     }
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::{DiskNo, ExtentId, ExtentIndex, Generation, LayerId, PageNo, TreeId};
+
+    /// How many entries a whole run of 1 MiB that begins at `chunk` has; a block of the table has 63.
+    fn entries_of_run_at(chunk: u32) -> usize {
+        let record = Record {
+            id: ExtentId::new(8, Generation(1)),
+            birth: LayerId(3),
+            index: ExtentIndex(10),
+            base: ExtentId::HOLE,
+            home: Home::Run(ChunkAddr { disk: DiskNo(0), chunk }),
+            states: States::AllData,
+        };
+        let key = PageKey { tree: TreeId(3), page: PageNo(0) };
+        let owners = record_owners(key, &record, Lsn(5), 256);
+        assert!(owners.iter().all(|(_, entry, _)| entry.is_some()));
+        owners.len()
+    }
+
+    #[test]
+    fn a_run_over_two_owner_blocks_has_an_entry_for_each_chunk() {
+        assert_eq!([entries_of_run_at(16), entries_of_run_at(47)], [1, 1]);
+        assert_eq!([entries_of_run_at(48), entries_of_run_at(62)], [16, 16]);
+        assert_eq!(entries_of_run_at(63), 1);
+    }
 }
