@@ -177,6 +177,12 @@ impl Hosts {
         self.volumes.iter().filter(|volume| volume.phase == Phase::Live)
     }
 
+    /// What was not flushed may be lost, and with it what healed a block.
+    pub fn power_cut(&mut self, now: u64) {
+        self.oracle.power_cut(now);
+        self.rotten.iter_mut().for_each(|rotten| rotten.healed = u64::MAX);
+    }
+
     /// A change was answered: what it covers whole is not rotten any more.
     fn heal(&mut self, volume: VolumeNo, change: ChangeNo, now: u64) {
         let ranges = &self.oracle.change(change).ranges;

@@ -75,3 +75,8 @@ fn a_pool_whose_map_is_over_its_limit_and_can_not_be_stored_does_not_spin() {
 fn a_flushed_write_is_there_after_the_metadata_store_was_lost() {
     assert_passes(33_619_894_661_420);
 }
+
+#[test]
+fn an_overwrite_that_healed_a_block_and_was_not_flushed_may_be_lost_on_the_way_to_another_node() {
+    assert_passes(272);
+}

@@ -56,9 +56,7 @@ impl<E: Engine> Run<E> {
         let mut hosts = self.hosts.borrow_mut();
         if power {
             self.world.power_cut();
-            hosts.oracle.power_cut(now);
-            // What healed them may be lost.
-            hosts.rotten.iter_mut().for_each(|rotten| rotten.healed = u64::MAX);
+            hosts.power_cut(now);
         } else {
             self.world.process_crash();
             hosts.oracle.process_crash(now);
@@ -68,7 +66,7 @@ impl<E: Engine> Run<E> {
         if moves {
             if matches!(ended, Ended::Dead) {
                 // What only this node's memory had is not where the pool is opened next.
-                hosts.oracle.power_cut(now);
+                hosts.power_cut(now);
             }
             self.world.memory.swap(&mut self.other_node.0);
             self.world.store.swap(&mut self.other_node.1);
