@@ -216,14 +216,14 @@ impl<E: Io + Clock> Pool<E> {
         Self(core)
     }
 
-    /// What is sealed in the pages that this core has in memory, with the uuid of the volume: for the simulator, which
-    /// spoils it.
+    /// What is durably sealed in the pages that this core has in memory, with the uuid of the volume: for the
+    /// simulator, which spoils it.
     #[cfg(feature = "planted")]
     #[must_use]
     pub fn sealed_blocks(&self) -> Vec<([u8; 16], crate::seal::SealedBlock)> {
         let ledger = self.0.shared.ledger();
         let of_volume = |block: crate::seal::SealedBlock| Some((ledger.catalog.volume_of(block.tree)?, block));
-        self.0.sealed_blocks().into_iter().filter_map(of_volume).collect()
+        self.0.sealed_blocks(ledger.durable).into_iter().filter_map(of_volume).collect()
     }
 
     pub(crate) const fn core(&self) -> &Rc<PoolCore<E>> {

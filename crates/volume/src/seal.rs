@@ -419,14 +419,14 @@ pub struct SealedBlock {
 
 #[cfg(feature = "planted")]
 impl<E: Io + Clock> PoolCore<E> {
-    /// All that are sealed in the pages of this core that are in memory, in order.
-    pub(crate) fn sealed_blocks(&self) -> Vec<SealedBlock> {
+    /// All that are sealed, by changes up to `durable`, in the pages of this core that are in memory, in order.
+    pub(crate) fn sealed_blocks(&self, durable: Lsn) -> Vec<SealedBlock> {
         let disks = self.disks();
         let all = self.shared.blocks_per_extent();
         let mut blocks = Vec::new();
         for page in self.pages.borrow().values() {
             let state = page.state.borrow();
-            for extent in state.extents.iter() {
+            for extent in state.extents.iter().filter(|extent| extent.lsn <= durable) {
                 for run in runs_in(extent, 0..all, BlockState::Sealed, all) {
                     blocks.extend((0..run.count).map(|number| {
                         let disk = &disks[usize::from(run.addr.disk.0)];
