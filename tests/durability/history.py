@@ -20,6 +20,7 @@ _STAMP = struct.Struct("<8sIIQQ")
 _MAGIC = b"sds host"
 _NEVER = 1 << 63
 READ_SECTORS_MAX = 512
+FOUND_MAX = 5
 
 
 def stamp(owner: int, sector: int, request: int) -> bytes:
@@ -60,7 +61,7 @@ class History:
         A request that fails is one that was not answered.
         """
         chance = random.Random(seed)
-        numbers = itertools.count(self.requests[-1].number + 1 if self.requests else 1)
+        numbers = itertools.count(1)
         for _ in range(requests_max):
             if not goes_on():
                 return
@@ -104,12 +105,8 @@ class History:
                 request.durable_ns = min(request.durable_ns, answered_ns)
         self._flushed_to = len(self.requests)
 
-    def wrong(self, host: Initiator, at_ns: int, *, durable: bool, found_max: int = 5) -> list[str]:
-        """Reads all of it, and says what may not be there when everything stopped at `at_ns`.
-
-        Args:
-            durable: the crash was a power cut, so only what was flushed must be there.
-        """
+    def wrong(self, host: Initiator, at_ns: int) -> list[str]:
+        """Reads all of it, and says what may not be there after a power cut at `at_ns`."""
         by_sector: defaultdict[int, list[Request]] = defaultdict(list)
         for request in self.requests:
             if request.asked_ns <= at_ns:
@@ -121,19 +118,19 @@ class History:
             data = host.read(start, count)
             for sector in range(start, start + count):
                 content = data[(sector - start) * SECTOR_BYTES : (sector - start + 1) * SECTOR_BYTES]
-                said = self._judge(sector, content, by_sector[sector], at_ns, durable=durable)
+                said = self._judge(sector, content, by_sector[sector], at_ns)
                 if said:
                     found.append(f"owner {self.owner}, sector {sector}: {said}")
-                    if len(found) == found_max:
+                    if len(found) == FOUND_MAX:
                         return found
         return found
 
-    def _judge(self, sector: int, content: bytes, requests: list[Request], at_ns: int, *, durable: bool) -> str | None:
+    def _judge(self, sector: int, content: bytes, requests: list[Request], at_ns: int) -> str | None:
         # What must be there is the newest that is sure to be; anything asked later may be.
         possible: list[Request] = []
         for request in reversed(requests):
             possible.append(request)
-            if (request.durable_ns if durable else request.answered_ns) <= at_ns:
+            if request.durable_ns <= at_ns:
                 break
         else:
             possible.append(Request(0, sector, 1, zeros=True, asked_ns=0))

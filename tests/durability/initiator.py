@@ -11,6 +11,7 @@ from typing import Any, Self
 
 SECTOR_BYTES = 512
 TIME_LIMIT_S = 20
+NAME = b"iqn.2026-11.test:durability"
 _GOOD = 0
 
 
@@ -64,7 +65,6 @@ def _library() -> Any:
         ("iscsi_set_timeout", c_int, pointer, c_int),
         ("iscsi_set_noautoreconnect", None, pointer, c_int),
         ("iscsi_full_connect_sync", c_int, pointer, text, c_int),
-        ("iscsi_logout_sync", c_int, pointer),
         ("iscsi_get_error", text, pointer),
         ("iscsi_read16_sync", task, pointer, c_int, u64, u32, *[c_int] * 6),
         ("iscsi_write16_sync", task, pointer, c_int, u64, text, u32, *[c_int] * 6),
@@ -89,10 +89,10 @@ class Initiator:
         InitiatorError: no session came about within TIME_LIMIT_S.
     """
 
-    def __init__(self, portal: str, target: str, lun: int, name: str = "iqn.2026-11.test:durability") -> None:
+    def __init__(self, portal: str, target: str, lun: int) -> None:
         self._library = _library()
         self._lun = lun
-        self._context = self._library.iscsi_create_context(name.encode())
+        self._context = self._library.iscsi_create_context(NAME)
         self._library.iscsi_set_targetname(self._context, target.encode())
         self._library.iscsi_set_session_type(self._context, 2)  # ISCSI_SESSION_NORMAL
         self._library.iscsi_set_timeout(self._context, TIME_LIMIT_S)

@@ -112,7 +112,7 @@ def wrong_after(recording: Recording, chance: random.Random, at_ns: int) -> list
         found = []
         for export, history in recording.parts:
             with Initiator(f"127.0.0.1:{server.iscsi_port}", export.target, export.unit) as host:
-                found += history.wrong(host, at_ns, durable=True)
+                found += history.wrong(host, at_ns)
         return found or [
             f"the log says: {line}"
             for line in server.complaints(["is rebuilt from the disks", "was rebuilt from its disks"])

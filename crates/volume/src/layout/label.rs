@@ -7,7 +7,8 @@ use super::codec::{DecodeError, Envelope};
 use super::disk::{DiskLayout, LABEL_BYTES};
 use crate::place::{DiskNo, Lsn};
 
-const LABEL: Envelope = Envelope { format: "label", magic: *b"SDSL", version: 1 };
+// 2: the head of each zone is check space. A pool of version 1 has data there.
+const LABEL: Envelope = Envelope { format: "label", magic: *b"SDSL", version: 2 };
 /// The longest name of a pool or a tier, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 255;
 /// The longest description of who opened a disk; a longer one is cut.
@@ -156,7 +157,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_label_byte_by_byte() {
-        let mut bytes = b"SDSL\x01\0\0\0\0\x10\0\0".to_vec(); // magic, version 1, zero, length 4096
+        let mut bytes = b"SDSL\x02\0\0\0\0\x10\0\0".to_vec(); // magic, version 2, zero, length 4096
         let mut body = b"0123456789abcdef".to_vec(); // pool uuid
         body.extend(b"fedcba9876543210"); // disk uuid
         body.extend([9, 0, 0, 0, 0, 0, 0, 0]); // sequence
