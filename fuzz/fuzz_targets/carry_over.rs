@@ -8,7 +8,7 @@ use sds_fuzz::sealed;
 use sds_fuzz::words::Words;
 use sds_io::CarryOver;
 use sds_volume::place::Lsn;
-use sds_volume::ring::Ring;
+use sds_volume::ring::{self, Ring};
 
 const POOL: [u8; 16] = *b"0123456789abcdef";
 const OPENING: u64 = 1;
@@ -47,10 +47,10 @@ fn try_any(words: &mut Words<'_>) {
     let mut bytes = vec![0; HEADER_BYTES];
     let seed = [&POOL[..], &OPENING.to_le_bytes()].concat();
     let header = [&[1][..], &POOL, &OPENING.to_le_bytes(), &4032_u64.to_le_bytes()].concat();
-    bytes.copy_from_slice(&sealed::bytes_of(&header, *b"SDSC", &[], HEADER_BYTES));
+    bytes.copy_from_slice(&sealed::bytes_of(&header, &ring::HEADER, &[], HEADER_BYTES));
     while !words.is_empty() && bytes.len() < RING_BYTES {
         let length = usize::from(words.u8());
-        bytes.extend(sealed::bytes_of(words.part(length), *b"SDSE", &seed, 0));
+        bytes.extend(sealed::bytes_of(words.part(length), &ring::ENTRY, &seed, 0));
         bytes.resize(bytes.len().next_multiple_of(16), 0);
     }
     recover(&(Arc::new(Memory(Mutex::new(bytes))) as Arc<dyn CarryOver>), after);

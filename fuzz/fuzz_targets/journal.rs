@@ -4,7 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use sds_fuzz::sealed;
 use sds_volume::layout::delta::{decode_group, encode_group, group_head};
-use sds_volume::layout::frame::{JournalHeader, Salt, decode_frame, encode_frame, frame_bytes_hint, split_groups};
+use sds_volume::layout::frame::{
+    self, JournalHeader, Salt, decode_frame, encode_frame, frame_bytes_hint, split_groups,
+};
 
 const SALT: Salt = Salt { journal: 0x99, lap: 7 };
 
@@ -32,13 +34,13 @@ fuzz_target!(|input: &[u8]| {
     try_group(input);
     try_group(&sealed::group(input));
     let seed = [SALT.journal.to_le_bytes(), SALT.lap.to_le_bytes()].concat();
-    try_frame(&sealed::bytes_of(input, *b"SDSF", &seed, 0));
+    try_frame(&sealed::bytes_of(input, &frame::FRAME, &seed, 0));
     // A frame with an intact group, which the bytes alone seldom have.
     if let Some((head, group)) = input.split_at_checked(48) {
         let frame = [&[1], head, &sealed::group(group)].concat();
-        try_frame(&sealed::bytes_of(&frame, *b"SDSF", &seed, 0));
+        try_frame(&sealed::bytes_of(&frame, &frame::FRAME, &seed, 0));
     }
-    if let Ok(header) = JournalHeader::decode(&sealed::bytes_of(input, *b"SDSJ", &[], 4096)) {
+    if let Ok(header) = JournalHeader::decode(&sealed::bytes_of(input, &frame::HEADER, &[], 4096)) {
         assert_eq!(JournalHeader::decode(&header.encode()), Ok(header));
     }
 });

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use sds_fuzz::sealed;
 use sds_fuzz::words::Words;
-use sds_volume::layout::owner::{OwnerBlock, OwnerGeometry};
+use sds_volume::layout::owner::{self, OwnerBlock, OwnerGeometry};
 
 const DISK: [u8; 16] = [9; 16];
 
@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
         place[..4].copy_from_slice(&geometry.first_chunk(block).to_le_bytes());
         place[4..].copy_from_slice(&(geometry.entry_bytes as u16).to_le_bytes());
     }
-    let bytes = sealed::bytes_of(&input, *b"SDSO", &DISK, 4096);
+    let bytes = sealed::bytes_of(&input, &owner::BLOCK, &DISK, 4096);
     if let Ok(table) = OwnerBlock::decode(&bytes, &geometry, &DISK, block) {
         let again = OwnerBlock::decode(&table.encode(&geometry, &DISK), &geometry, &DISK, block);
         assert_eq!(again, Ok(table));

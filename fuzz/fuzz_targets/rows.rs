@@ -5,7 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use sds_fuzz::sealed;
 use sds_fuzz::words::Words;
 use sds_volume::layout::rows::{
-    PageRow, PageSet, RecordRow, decode_checkpoint, decode_segment, encode_checkpoint, encode_segment, segment_of_key,
+    self, PageRow, PageSet, RecordRow, decode_checkpoint, decode_segment, encode_checkpoint, encode_segment,
+    segment_of_key,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -13,30 +14,31 @@ fuzz_target!(|input: &[u8]| {
     let kind = words.u8() % 5;
     match kind {
         0 => {
-            if let Ok(set) = PageSet::decode(&sealed::bytes_of(words.rest(), *b"SDSS", &[], 0)) {
+            if let Ok(set) = PageSet::decode(&sealed::bytes_of(words.rest(), &rows::SET, &[], 0)) {
                 assert_eq!(PageSet::decode(&set.encode()), Ok(set));
             }
         }
         1 => {
-            if let Ok(page) = PageRow::decode(&sealed::bytes_of(words.rest(), *b"SDSP", &[], 0)) {
+            if let Ok(page) = PageRow::decode(&sealed::bytes_of(words.rest(), &rows::PAGE, &[], 0)) {
                 assert_eq!(PageRow::decode(&page.encode()), Ok(page));
             }
         }
         2 => {
             let row = u64::from_le_bytes(words.array());
             if let Ok(records) =
-                RecordRow::decode(&sealed::bytes_of(words.rest(), *b"SDSR", &row.to_le_bytes(), 0), row)
+                RecordRow::decode(&sealed::bytes_of(words.rest(), &rows::RECORDS, &row.to_le_bytes(), 0), row)
             {
                 assert_eq!(RecordRow::decode(&records.encode(row), row), Ok(records));
             }
         }
         3 => {
-            if let Ok((lsn, bits)) = decode_segment(&sealed::bytes_of(words.rest(), *b"SDSB", &[], 16 + 8 + 4096)) {
+            if let Ok((lsn, bits)) = decode_segment(&sealed::bytes_of(words.rest(), &rows::SEGMENT, &[], 16 + 8 + 4096))
+            {
                 assert_eq!(decode_segment(&encode_segment(lsn, &bits)), Ok((lsn, bits)));
             }
         }
         _ => {
-            if let Ok(lsn) = decode_checkpoint(&sealed::bytes_of(words.rest(), *b"SDSM", &[], 0)) {
+            if let Ok(lsn) = decode_checkpoint(&sealed::bytes_of(words.rest(), &rows::CHECKPOINT, &[], 0)) {
                 assert_eq!(decode_checkpoint(&encode_checkpoint(lsn)), Ok(lsn));
             }
         }

@@ -2,13 +2,12 @@
 
 use sds_volume::layout::codec::{Envelope, crc32c};
 
-/// `body` as the input says: as it stands, or (most of the time) as the body of an envelope with `magic`.
+/// `body` as the input says: as it stands, or (most of the time) as the body of an `envelope`.
 #[must_use]
-pub fn bytes_of(input: &[u8], magic: [u8; 4], seed: &[u8], padded_bytes: usize) -> Vec<u8> {
+pub fn bytes_of(input: &[u8], envelope: &Envelope, seed: &[u8], padded_bytes: usize) -> Vec<u8> {
     match input.split_first() {
         None | Some((0, _)) => input.get(1..).unwrap_or_default().to_vec(),
         Some((_, body)) => {
-            let envelope = Envelope { format: "fuzz", magic, version: 1 };
             let mut out = envelope.begin();
             out.bytes(body);
             if out.0.len() < padded_bytes {

@@ -20,8 +20,10 @@ use crate::layout::codec::{DecodeError, ENVELOPE_BYTES, Envelope};
 use crate::place::Lsn;
 use crate::planted::{Defect, Planted};
 
-const HEADER: Envelope = Envelope { format: "carry-over ring", magic: *b"SDSC", version: 1 };
-const ENTRY: Envelope = Envelope { format: "ring entry", magic: *b"SDSE", version: 1 };
+/// How the ring's first block begins.
+pub const HEADER: Envelope = Envelope { format: "carry-over ring", magic: *b"SDSC", version: 1 };
+/// How an entry of the ring begins.
+pub const ENTRY: Envelope = Envelope { format: "ring entry", magic: *b"SDSE", version: 1 };
 const HEADER_BYTES: usize = 64;
 const ENTRY_ALIGNMENT_BYTES: usize = 16;
 const ENTRY_HEADER_BYTES: usize = ENVELOPE_BYTES + 8;

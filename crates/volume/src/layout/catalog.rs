@@ -12,8 +12,10 @@ use super::parts;
 use crate::catalog::Catalog;
 use crate::place::{Lsn, TreeId};
 
-const CATALOG: Envelope = Envelope { format: "catalog", magic: *b"SDSK", version: 1 };
-const SLOT: Envelope = Envelope { format: "catalog slot", magic: *b"SDSX", version: 1 };
+/// How a catalog begins.
+pub const CATALOG: Envelope = Envelope { format: "catalog", magic: *b"SDSK", version: 1 };
+/// How a catalog slot begins.
+pub const SLOT: Envelope = Envelope { format: "catalog slot", magic: *b"SDSX", version: 1 };
 /// Bytes of a slot before the catalog.
 pub const SLOT_HEADER_BYTES: usize = super::codec::ENVELOPE_BYTES + 8;
 

@@ -20,8 +20,10 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a frame before its groups.
 pub const FRAME_HEADER_BYTES: usize = ENVELOPE_BYTES + 48;
 
-const FRAME: Envelope = Envelope { format: "journal frame", magic: *b"SDSF", version: 1 };
-const HEADER: Envelope = Envelope { format: "journal header", magic: *b"SDSJ", version: 1 };
+/// How a frame begins.
+pub const FRAME: Envelope = Envelope { format: "journal frame", magic: *b"SDSF", version: 1 };
+/// How a journal's header begins.
+pub const HEADER: Envelope = Envelope { format: "journal header", magic: *b"SDSJ", version: 1 };
 
 /// What ties a frame's CRC to its journal and its lap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

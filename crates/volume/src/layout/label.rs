@@ -7,8 +7,8 @@ use super::codec::{DecodeError, Envelope};
 use super::disk::{DiskLayout, LABEL_BYTES};
 use crate::place::{DiskNo, Lsn};
 
-// 2: the head of each zone is check space. A pool of version 1 has data there.
-const LABEL: Envelope = Envelope { format: "label", magic: *b"SDSL", version: 2 };
+/// How a label begins. 2: the head of each zone is check space; a pool of version 1 has data there.
+pub const LABEL: Envelope = Envelope { format: "label", magic: *b"SDSL", version: 2 };
 /// The longest name of a pool or a tier, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 255;
 /// The longest description of who opened a disk; a longer one is cut.

@@ -16,7 +16,8 @@ use crate::record::BlockState;
 
 /// Bytes of a block of the table: what is written at once.
 pub const OWNER_BLOCK_BYTES: u64 = 4096;
-const BLOCK: Envelope = Envelope { format: "owner block", magic: *b"SDSO", version: 1 };
+/// How an owner block begins.
+pub const BLOCK: Envelope = Envelope { format: "owner block", magic: *b"SDSO", version: 1 };
 const BLOCK_HEADER_BYTES: usize = ENVELOPE_BYTES + 16;
 const ENTRY_FIXED_BYTES: usize = 48;
 const STATES_BYTES_MIN: usize = 16;

@@ -21,11 +21,16 @@ use crate::place::{
 };
 use crate::record::{BlockState, Record, RowSlot, States};
 
-const SET: Envelope = Envelope { format: "page set row", magic: *b"SDSS", version: 1 };
-const PAGE: Envelope = Envelope { format: "page row", magic: *b"SDSP", version: 1 };
-const RECORDS: Envelope = Envelope { format: "record row", magic: *b"SDSR", version: 1 };
-const SEGMENT: Envelope = Envelope { format: "bitmap row", magic: *b"SDSB", version: 1 };
-const CHECKPOINT: Envelope = Envelope { format: "checkpoint row", magic: *b"SDSM", version: 1 };
+/// How a page set row begins.
+pub const SET: Envelope = Envelope { format: "page set row", magic: *b"SDSS", version: 1 };
+/// How a page row begins.
+pub const PAGE: Envelope = Envelope { format: "page row", magic: *b"SDSP", version: 1 };
+/// How a record row begins.
+pub const RECORDS: Envelope = Envelope { format: "record row", magic: *b"SDSR", version: 1 };
+/// How a bitmap row begins.
+pub const SEGMENT: Envelope = Envelope { format: "bitmap row", magic: *b"SDSB", version: 1 };
+/// How a checkpoint row begins.
+pub const CHECKPOINT: Envelope = Envelope { format: "checkpoint row", magic: *b"SDSM", version: 1 };
 
 /// The key of the catalog.
 pub const CATALOG_KEY: &[u8] = b"C";
