@@ -62,6 +62,8 @@ pub struct Knobs {
     pub extent_bytes: u64,
     /// Bytes of the journal, `None` for the default.
     pub journal_bytes: Option<u64>,
+    /// Deltas that the journal has at the most.
+    pub journal_records_max: u64,
     /// 512, or 4096 where every disk has such blocks.
     pub logical_block_bytes: u32,
     /// Sizes of the volumes that a run starts with.
@@ -166,6 +168,7 @@ impl Knobs {
         let faults = random.chance(150);
         // What came later draws from a stream of its own: a seed that failed before keeps its history.
         let mut more = Random::new(seed ^ LATER_STREAM);
+        let mut last = Random::new(seed ^ LAST_STREAM);
         // A tight pool is full again and again, and what was freed is soon another's.
         let tight = random.chance(400);
         let mib = if tight { TIGHT_MIB } else { ROOMY_MIB };
@@ -214,6 +217,7 @@ impl Knobs {
             meta_lost_per_mille: random.pick(&[0, 0, 100, 300]),
             meta_aged_per_mille: random.pick(&[0, 0, 0, 200]),
             meta_outage_per_mille: random.pick(&[0, 0, 0, 3]),
+            journal_records_max: last.pick(&[600, 2_000, 2_000_000, 2_000_000]),
             move_per_mille: more.pick(&[0, 0, 0, 150]),
             absent_per_mille: more.pick(&[0, 0, 0, 200]),
             fickle_per_mille: if faults { 0 } else { more.pick(&[0, 0, 0, 600]) },
@@ -247,6 +251,7 @@ impl Knobs {
 }
 
 const LATER_STREAM: u64 = 0x51de;
+const LAST_STREAM: u64 = 0x6a7e;
 /// Sizes of disks; of each the pool's own regions take up to 3 MiB.
 const TIGHT_MIB: (u64, u64) = (4, 7);
 const ROOMY_MIB: (u64, u64) = (12, 32);

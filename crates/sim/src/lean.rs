@@ -56,6 +56,11 @@ pub fn leaning(seed: u64, operations: u32, defect: Defect) -> Knobs {
             (knobs.rot_per_mille, knobs.lives) = (1000, 14);
             knobs.disks.iter_mut().for_each(|disk| disk.rotational = false);
         }
+        // Many small changes between two flushes.
+        Defect::RecordsUncounted => {
+            weigh(&mut knobs, &[(Kind::Flush, 1), (Kind::WriteFua, 1)]);
+            (knobs.journal_records_max, knobs.journal_bytes, knobs.carry_over_bytes) = (600, None, 1 << 20);
+        }
         Defect::SyncRetried => {
             weigh(&mut knobs, &[(Kind::Flush, 40)]);
             knobs.disks.iter_mut().for_each(|disk| (disk.volatile_cache, disk.sync_fault_per_100k) = (true, 1000));

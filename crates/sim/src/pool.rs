@@ -46,6 +46,7 @@ fn tuning(random: &mut Random, knobs: &Knobs) -> Tuning {
         checkpoint_journal_percent: random.pick(&[10, 25, 60]),
         checkpoint_batch_pages_max: random.pick(&[1, 64]),
         map_cache_bytes_max: random.pick(&[1, 64 << 10, 1 << 30]),
+        journal_records_max: knobs.journal_records_max,
         run_extents: random.pick(&[1, 4, 16]),
         seal_bytes_per_second_max: random.pick(&[1 << 20, 1 << 30]),
         check_cache_blocks_max: random.pick(&[2, 16_384]),

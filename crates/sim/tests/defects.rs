@@ -55,6 +55,7 @@ found! {
     a_discard_that_keeps_its_blocks_data: DiscardKeepsData,
     a_chunk_freed_before_that_is_durable: FreeEarly,
     a_chunk_given_out_under_a_read: ReuseUnderRead,
+    deltas_that_are_not_counted: RecordsUncounted,
     a_commit_without_syncs: SkipSync,
     a_delta_journaled_before_its_data_is_synced: LateSeal,
     a_failed_sync_tried_again: SyncRetried,

@@ -91,7 +91,7 @@ impl<E: Io + Clock> Committer<E> {
             }
         }
         self.publish_use(|ledger| ledger.set_durable(last));
-        let percent = self.journal.used_fraction() * 100.0;
+        let percent = self.journal.room().used_fraction() * 100.0;
         if percent >= f64::from(self.shared.tuning.checkpoint_journal_percent) {
             self.shared.want_checkpoint();
         }
@@ -164,11 +164,8 @@ impl<E: Io + Clock> Committer<E> {
 
     /// Tells the ledger how full the journal is, then runs `more` under the same lock.
     fn publish_use(&self, more: impl FnOnce(&mut crate::ledger::Ledger)) {
-        let capacity = self.journal.capacity_bytes();
         let mut ledger = self.shared.ledger();
-        ledger.journal_bytes = capacity;
-        // A journal that is full of small records counts as full.
-        ledger.journal_used_bytes = (self.journal.used_fraction() * capacity as f64) as u64;
+        ledger.set_room(self.journal.room());
         ledger.journal_laps = self.journal.laps();
         more(&mut ledger);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sds_io::{CarryOver, Clock, DiskId, Io, MetaStore, Spawner};
 
+use crate::journal::JOURNAL_RECORDS_MAX;
 use crate::planted::Planted;
 
 /// One core's part of the world.
@@ -48,6 +49,8 @@ pub struct Tuning {
     pub checkpoint_journal_percent: u32,
     /// Map-changing writes wait while the journal is fuller than this.
     pub hold_journal_percent: u32,
+    /// Deltas that the journal has at the most: a start replays them.
+    pub journal_records_max: u64,
     /// Pages that one checkpoint batch carries: 64 keep RocksDB's batches near 15,000 pages a second.
     pub checkpoint_batch_pages_max: usize,
     /// Memory that the pool's pages of the map may take, a part for each core; a page of extents with a chunk each
@@ -72,6 +75,7 @@ impl Default for Tuning {
             checkpoint_interval_ms: 5_000,
             checkpoint_journal_percent: 25,
             hold_journal_percent: 75,
+            journal_records_max: JOURNAL_RECORDS_MAX,
             checkpoint_batch_pages_max: 64,
             map_cache_bytes_max: 1 << 30,
             run_extents: 16,

@@ -12,7 +12,8 @@ use sds_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 
 use crate::catalog::Catalog;
 use crate::delta::Delta;
-use crate::layout::delta::encode_group;
+use crate::journal::{Load, Room};
+use crate::layout::delta::{encode_group, group_head};
 use crate::place::{ChunkRun, Lsn};
 use crate::planted::{Defect, Planted};
 use crate::ring::{Ring, RingFull};
@@ -28,7 +29,10 @@ pub struct Ledger {
     pub checkpointed: Lsn,
     /// Groups after `durable`, encoded.
     pending: VecDeque<(Lsn, Vec<u8>)>,
-    pending_bytes: usize,
+    /// What these will take of the journal.
+    pending_load: Load,
+    /// The same of groups that a commit has taken, until [`Ledger::room`] has them.
+    sealed_load: Load,
     planted: Planted,
     /// None once the pool is closed: its memory is the next engine's.
     ring: Option<Ring>,
@@ -38,12 +42,10 @@ pub struct Ledger {
     pub catalog: Catalog,
     /// The catalog changed after this checkpoint of it.
     pub catalog_saved: Lsn,
-    /// Requests that were let through and may still push: each is counted as a frame of its own.
+    /// Requests that were let through and may still push.
     pub admitted: usize,
-    /// Bytes of the journal that are in use, as of the last commit or trim.
-    pub journal_used_bytes: u64,
-    /// Bytes of the journal.
-    pub journal_bytes: u64,
+    /// How full the journal was after the last commit or trim.
+    pub room: Room,
     /// Times that the journal began again at its start, since the pool was opened.
     pub journal_laps: u64,
     /// Chunks that were freed and can't be given out yet.
@@ -54,8 +56,10 @@ pub struct Ledger {
     space_waiters: Vec<OneshotSender<()>>,
 }
 
-/// The smallest frame of the journal: what an admitted request may come to cost.
-const FRAME_BYTES_MIN: u64 = 4096;
+/// What an admitted request may come to cost: the smallest frame; of deltas those of 1 MiB of which every other block
+/// is unsealed. Larger extents may have more when they are sealed: what is above the percentage of [`Ledger::has_room`]
+/// takes it.
+const REQUEST_LOAD: Load = Load { bytes: 4096, records: 128 };
 /// Of the ring, this part may be in use before map-changing requests wait: the rest is for those let through before.
 const RING_HOLD_PERCENT: usize = 50;
 
@@ -69,15 +73,15 @@ impl Ledger {
             durable: last,
             checkpointed,
             pending: VecDeque::new(),
-            pending_bytes: 0,
+            pending_load: Load::default(),
+            sealed_load: Load::default(),
             planted,
             ring: Some(ring),
             space,
             catalog_saved: Lsn::default(),
             catalog,
             admitted: 0,
-            journal_used_bytes: 0,
-            journal_bytes: 0,
+            room: Room::default(),
             journal_laps: 0,
             quarantined_chunks: 0,
             deletions: 0,
@@ -99,7 +103,7 @@ impl Ledger {
         if !self.planted.has(Defect::SkipRing) {
             ring.push(lsn, &bytes)?;
         }
-        self.pending_bytes += bytes.len();
+        self.pending_load = self.pending_load.plus(load_of(&bytes));
         self.pending.push_back((lsn, bytes));
         self.last = lsn;
         for delta in deltas {
@@ -113,27 +117,36 @@ impl Ledger {
         Ok(lsn)
     }
 
-    /// True if a map-changing request may go on now.
+    /// True if a map-changing request may go on now. A journal that can't take all that was pushed could not be
+    /// trimmed either, ever: a checkpoint stores nothing that is not durable in it. So what was let through, what waits
+    /// and what a commit has in hand are counted, each in bytes and in deltas.
     #[must_use]
     pub fn has_room(&self, hold_percent: u32) -> bool {
-        let owed = self.pending_bytes as u64 + (self.admitted as u64 + 1) * FRAME_BYTES_MIN;
-        let limit = self.journal_bytes / 100 * u64::from(hold_percent);
+        let requests = REQUEST_LOAD.times(self.admitted as u64 + 1);
+        let mut owed = self.pending_load.plus(self.sealed_load).plus(requests);
+        if self.planted.has(Defect::RecordsUncounted) {
+            owed.records = 0;
+        }
         let ring_has_room = |ring: &Ring| ring.used_bytes() <= ring.capacity_bytes() / 100 * RING_HOLD_PERCENT;
-        self.journal_used_bytes + owed <= limit && self.ring.as_ref().is_some_and(ring_has_room)
+        self.room.takes(owed, hold_percent) && self.ring.as_ref().is_some_and(ring_has_room)
     }
 
     /// The groups that a commit takes.
     pub fn seal(&mut self) -> (Lsn, Vec<(Lsn, Vec<u8>)>) {
-        self.pending_bytes = 0;
+        self.sealed_load = std::mem::take(&mut self.pending_load);
         (self.last, self.pending.drain(..).collect())
     }
 
     /// A commit failed before its groups were journaled: they wait for the next one.
     pub fn unseal(&mut self, groups: Vec<(Lsn, Vec<u8>)>) {
-        for group in groups.into_iter().rev() {
-            self.pending_bytes += group.1.len();
-            self.pending.push_front(group);
-        }
+        self.pending_load = self.pending_load.plus(std::mem::take(&mut self.sealed_load));
+        groups.into_iter().rev().for_each(|group| self.pending.push_front(group));
+    }
+
+    /// The journal was written or trimmed: it is so full now, with all that a commit had in hand.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
+        self.sealed_load = Load::default();
     }
 
     /// Everything up to `lsn` is durable.
@@ -210,6 +223,71 @@ impl Ledger {
     }
 }
 
+fn load_of(group: &[u8]) -> Load {
+    let (_, records, length) = group_head(group).expect("just encoded");
+    Load { bytes: length as u64, records: records as u64 }
+}
+
 fn chunks_of(runs: &[ChunkRun]) -> u64 {
     runs.iter().map(|run| u64::from(run.count)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::delta::Place;
+    use crate::layout::memory::MemoryCarryOver;
+    use crate::place::{BlockNo, ExtentId, ExtentIndex, Generation, TreeId};
+    use crate::record::BlockState;
+
+    const HOLD_PERCENT: u32 = 75;
+
+    /// A ledger whose ring is much larger than its journal.
+    fn ledger(capacity: Load) -> Ledger {
+        let ring = Ring::new(Arc::new(MemoryCarryOver::new(64 << 20)), [7; 16], 1);
+        let (space, _) = Space::load(&[], Vec::new());
+        let mut ledger = Ledger::new(Lsn(0), ring, space, Catalog::default(), Planted::default());
+        ledger.set_room(Room { used: Load::default(), capacity, frame_bytes_max: 1 << 20 });
+        ledger
+    }
+
+    /// Pushes small changes as long as they are let through.
+    fn fill(ledger: &mut Ledger) -> u64 {
+        let place = Place { tree: TreeId(1), index: ExtentIndex(0) };
+        let id = ExtentId::new(1, Generation(1));
+        let delta = |block| Delta::States { place, id, start: BlockNo(block), count: 1, state: BlockState::Data };
+        let deltas = [delta(0), delta(2), delta(4)];
+        (0..).take_while(|_| ledger.has_room(HOLD_PERCENT) && ledger.push(&deltas).is_ok()).count() as u64
+    }
+
+    #[test]
+    fn a_large_ring_does_not_let_through_more_records_than_the_journal_takes() {
+        let mut ledger = ledger(Load { bytes: 1 << 30, records: 10_000 });
+        let pushed = fill(&mut ledger);
+        assert!((7_300..=7_500).contains(&(pushed * 3)), "{pushed} groups of 3");
+        // A commit has them in hand: they are not in the journal yet, and count all the same.
+        let (last, groups) = ledger.seal();
+        assert_eq!(fill(&mut ledger), 0);
+        ledger.unseal(groups);
+        assert_eq!(fill(&mut ledger), 0);
+        // They are in the journal, and later they are trimmed.
+        ledger.seal();
+        ledger.set_durable(last);
+        ledger.set_room(Room { used: Load { bytes: 1 << 20, records: pushed * 3 }, ..ledger.room });
+        assert_eq!(fill(&mut ledger), 0);
+        ledger.set_room(Room { used: Load::default(), ..ledger.room });
+        assert_eq!(fill(&mut ledger), pushed);
+    }
+
+    #[test]
+    fn requests_that_were_let_through_count_before_they_push() {
+        let mut ledger = ledger(Load { bytes: 1 << 30, records: 10_000 });
+        while ledger.has_room(HOLD_PERCENT) {
+            ledger.admitted += 1;
+        }
+        assert_eq!(ledger.admitted as u64, 7_500 / REQUEST_LOAD.records);
+    }
 }

@@ -66,6 +66,8 @@ defects! {
     FreeEarly: "free_early",
     /// Freed chunks are given out while a read that began before may still be on its way to them.
     ReuseUnderRead: "reuse_under_read",
+    /// Room in the journal is a matter of bytes alone.
+    RecordsUncounted: "records_uncounted",
     /// A commit journals without syncing the data disks.
     SkipSync: "skip_sync",
     /// Deltas are sealed when the disks' syncs have ended: the data of some came after.

@@ -160,8 +160,7 @@ impl<E: Io + Clock> Pool<E> {
             opened.catalog.layers.values().filter(|layer| layer.deleting).cloned().collect();
         let mut ledger = Ledger::new(opened.checkpointed, opened.ring, opened.space, opened.catalog, world.planted);
         ledger.deletions = deleting.len();
-        ledger.journal_bytes = opened.journal.capacity_bytes();
-        ledger.journal_used_bytes = opened.journal.used_bytes();
+        ledger.set_room(opened.journal.room());
         let shared = Arc::new(PoolShared {
             uuid: label.pool_uuid,
             name: label.pool_name,
@@ -395,6 +394,7 @@ impl<E: Io + Clock> Pool<E> {
         let shared = &self.0.shared;
         let disks = shared.disks();
         let ledger = shared.ledger();
+        let room = ledger.room;
         let status = |disk: &Arc<PoolDisk>| DiskStatus {
             disk: disk.disk,
             uuid: disk.uuid,
@@ -408,7 +408,8 @@ impl<E: Io + Clock> Pool<E> {
             extent_bytes: shared.extent_bytes,
             disks: disks.iter().map(status).collect(),
             journal_laps: ledger.journal_laps,
-            journal_bytes: (ledger.journal_used_bytes, ledger.journal_bytes),
+            // A journal that is full of small records counts as full.
+            journal_bytes: ((room.used_fraction() * room.capacity.bytes as f64) as u64, room.capacity.bytes),
             deletions: ledger.deletions,
             checkpoint_failed: shared.checkpoint_failed.load(Ordering::Acquire),
             journal_failed: shared.journal_failed.load(Ordering::Acquire),

@@ -230,7 +230,7 @@ async fn open_journal<E: Io>(
     if let Some((disk, offset, error)) = &replay.unreadable {
         log::error!("{}: the journal can't be read at byte {offset}: {error}", io.disk(*disk).path);
     }
-    Ok((journal, replay))
+    Ok((journal.limited_to(world.tuning.journal_records_max), replay))
 }
 
 const fn member_region(of: &Member) -> crate::journal::JournalMember {

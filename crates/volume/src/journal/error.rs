@@ -4,7 +4,7 @@ use std::fmt;
 
 use sds_io::{DiskId, IoError};
 
-use super::{JOURNAL_BYTES_MIN, JOURNAL_RECORDS_MAX, LostMember};
+use super::{JOURNAL_BYTES_MIN, LostMember};
 use crate::layout::codec::DecodeError;
 use crate::place::Lsn;
 
@@ -17,6 +17,8 @@ pub struct JournalFull {
     pub free_bytes: u64,
     /// Deltas that there would be.
     pub records: u64,
+    /// Deltas that there may be.
+    pub records_max: u64,
 }
 
 /// Why a member has no journal of this pool.
@@ -84,10 +86,10 @@ pub enum JournalError {
 impl fmt::Display for JournalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(JournalFull { needs_bytes, free_bytes, records }) => write!(
+            Self::Full(JournalFull { needs_bytes, free_bytes, records, records_max }) => write!(
                 f,
                 "the journal is full: {needs_bytes} bytes needed, {free_bytes} free, {records} of at most \
-                 {JOURNAL_RECORDS_MAX} records"
+                 {records_max} records"
             ),
             Self::GroupTooLarge { lsn, bytes, bytes_max } => {
                 write!(f, "change {} has {bytes} bytes, the journal takes {bytes_max}", lsn.0)

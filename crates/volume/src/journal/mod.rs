@@ -12,6 +12,7 @@
 //! The caller appends, trims and changes the epoch one after the other.
 
 mod error;
+mod room;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -31,13 +32,14 @@ use crate::place::Lsn;
 use crate::planted::{Defect, Planted};
 
 pub use error::{JournalError, JournalFull, MemberProblem};
+pub use room::{Load, Room};
 use scan::{Scanned, ScannedFrame, read_headers};
 
 /// Bytes of a region before its log: two headers.
 const HEADERS_BYTES: u64 = 2 * FRAME_ALIGNMENT_BYTES;
 /// The smallest region: room for a few frames.
 pub const JOURNAL_BYTES_MIN: u64 = 64 << 10;
-/// Deltas that a start has to replay at the most: about a second.
+/// Deltas that a start has to replay at the most, unless told otherwise: about a second.
 pub const JOURNAL_RECORDS_MAX: u64 = 2_000_000;
 /// A frame is at most this part of the log, so that what is skipped at a lap's end stays small.
 const FRAME_DIVISOR: u64 = 4;
@@ -183,6 +185,7 @@ pub struct Journal<E> {
     before: u32,
     frames: VecDeque<Mark>,
     records: u64,
+    records_max: u64,
     last_error: Option<LostMember>,
 }
 
@@ -224,6 +227,7 @@ impl<E: Io> Journal<E> {
             before: 0,
             frames: VecDeque::new(),
             records: 0,
+            records_max: JOURNAL_RECORDS_MAX,
             last_error: None,
         };
         let outcome = journal.write_headers(first, start, 0).await?;
@@ -308,6 +312,7 @@ impl<E: Io> Journal<E> {
             before: chosen.before,
             frames: chosen.frames.iter().map(|frame| frame.mark).collect(),
             records: chosen.frames.iter().map(|frame| frame.mark.records).sum(),
+            records_max: JOURNAL_RECORDS_MAX,
             last_error: None,
         };
         let outcome = journal.write_headers(start, header.start, header.before).await?;
@@ -325,6 +330,12 @@ impl<E: Io> Journal<E> {
             unreadable,
         };
         Ok((journal, replay))
+    }
+
+    /// The same, which takes no more than `records_max` deltas.
+    #[must_use]
+    pub fn limited_to(self, records_max: u64) -> Self {
+        Self { records_max, ..self }
     }
 
     /// Makes `groups` durable: [`crate::layout::delta::encode_group`]'s bytes, LSN by LSN from [`Journal::next`] on.
@@ -428,11 +439,14 @@ impl<E: Io> Journal<E> {
         self.tail.lap - 1
     }
 
-    /// How full it is, 0 to 1: by bytes or by deltas, whichever is more.
+    /// How full it is, and how full it may be.
     #[must_use]
-    pub fn used_fraction(&self) -> f64 {
-        let bytes = self.used_bytes() as f64 / self.usable_bytes() as f64;
-        bytes.max(self.records as f64 / JOURNAL_RECORDS_MAX as f64)
+    pub const fn room(&self) -> Room {
+        Room {
+            used: Load { bytes: self.used_bytes(), records: self.records },
+            capacity: Load { bytes: self.usable_bytes(), records: self.records_max },
+            frame_bytes_max: self.frame_bytes_max() as u64,
+        }
     }
 
     /// Bytes from the chain's start to its end.
@@ -502,8 +516,9 @@ impl<E: Io> Journal<E> {
         }
         let needs_bytes = tail.since(self.tail, self.log_bytes);
         let free_bytes = self.usable_bytes() - self.used_bytes().min(self.usable_bytes());
-        if needs_bytes > free_bytes || records > JOURNAL_RECORDS_MAX {
-            return Err(JournalError::Full(JournalFull { needs_bytes, free_bytes, records }));
+        let records_max = self.records_max;
+        if needs_bytes > free_bytes || records > records_max {
+            return Err(JournalError::Full(JournalFull { needs_bytes, free_bytes, records, records_max }));
         }
         Ok(plan)
     }
