@@ -21,9 +21,11 @@ import argparse
 import json
 import random
 import statistics
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ class Plan:
         warm_s: how long hosts read before each kill.
         disturb_s: how long they then write.
         cores: of the node's data path.
+        hogs: other processes that take a processor each all the while, as a busy machine has them.
     """
 
     mapped_bytes: int
@@ -69,6 +72,7 @@ class Plan:
     warm_s: int = 15
     disturb_s: float = 3.0
     cores: int = 1
+    hogs: int = 0
 
     def volumes(self) -> dict[str, int]:
         """Names and sizes."""
@@ -95,6 +99,7 @@ class Restart:
         serving: the engine listens.
         connected: the host has its queues.
         read, written: the host's first read and first write were answered.
+        ran, waited: by process, how long it had a processor until then, and how long it waited for one.
     """
 
     rss_bytes: int
@@ -106,6 +111,8 @@ class Restart:
     connected: float
     read: float
     written: float
+    ran: dict[str, float]
+    waited: dict[str, float]
 
 
 def make_mapped(programs: Programs, plan: Plan, data: Path, disks: dict[Path, int]) -> dict[str, Any]:
@@ -138,6 +145,29 @@ def sizes(node: Node, disks: dict[Path, int]) -> dict[str, int]:
     }
 
 
+def processor_ms(pid: int) -> tuple[float, float]:
+    """How long a process's threads ran, and how long they waited for a processor; zeros if it is gone."""
+    ran_ns = waited_ns = 0
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            ran, waited, _ = map(int, (task / "schedstat").read_text().split())
+            ran_ns, waited_ns = ran_ns + ran, waited_ns + waited
+    return round(ran_ns / 1e6, 1), round(waited_ns / 1e6, 1)
+
+
+@contextmanager
+def busy(hogs: int) -> Iterator[None]:
+    """Others want the processors: so many processes in sessions of their own, as services have them."""
+    command = [sys.executable, "-c", "while True: pass"]
+    started = [subprocess.Popen(command, start_new_session=True) for _ in range(hogs)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
     """Kills everything while hosts write, starts anew, and waits for the first read and write."""
     volume_bytes = min(plan.volumes().values())
@@ -162,6 +192,7 @@ def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
     gone = time.monotonic_ns()
     first = programs.start_first(target, extents[0] * EXTENT_BYTES, extents[1] * EXTENT_BYTES, RESTART_LIMIT_S)
     served = finish(first, RESTART_LIMIT_S + 10)
+    times = {name: processor_ms(pid) for name, pid in node.pids().items()}
     for load in loads:
         load.kill()
         load.communicate()
@@ -184,6 +215,8 @@ def restart(node: Node, programs: Programs, plan: Plan) -> Restart:
         connected=after(served["connected_ns"]),
         read=after(served["read_ns"]),
         written=after(served["written_ns"]),
+        ran={name: ran for name, (ran, _) in times.items()},
+        waited={name: waited for name, (_, waited) in times.items()},
     )
 
 
@@ -196,13 +229,14 @@ def measure(programs: Programs, plan: Plan, folder: Path) -> dict[str, Any]:
         after_fill = sizes(node, disks)
         restarts = []
         for _ in range(plan.restarts):
-            restarts.append(restart(node, programs, plan))
+            with busy(plan.hogs):
+                restarts.append(restart(node, programs, plan))
             print(restarts[-1], file=sys.stderr, flush=True)
         after_restart = sizes(node, disks)
     median = {
         name: statistics.median(values)
         for name in TIMES
-        if None not in (values := [getattr(one, name) for one in restarts])
+        if (values := [getattr(one, name) for one in restarts]) and None not in values
     }
     return {
         "machine": facts,
@@ -241,11 +275,20 @@ def main() -> int:
         "--disturb-s", type=float, default=Plan.disturb_s, help="how long a host writes before each kill"
     )
     parser.add_argument("--cores", type=int, default=Plan.cores, help="of the data path")
+    parser.add_argument("--hogs", type=int, default=Plan.hogs, help="other processes that take a processor each")
     parser.add_argument("--data", type=Path, help="where everything lies; kept. A temporary folder if not given")
     parser.add_argument("--bin", type=Path, help="programs that are built already")
     parser.add_argument("--json", type=Path, help="where all figures go")
     options = parser.parse_args()
-    plan = Plan(options.mapped, options.drop_owners, options.restarts, options.warm_s, options.disturb_s, options.cores)
+    plan = Plan(
+        options.mapped,
+        options.drop_owners,
+        options.restarts,
+        options.warm_s,
+        options.disturb_s,
+        options.cores,
+        options.hogs,
+    )
     programs = Programs.build(options.bin)
     with ExitStack() as stack:
         folder: Path = options.data or stack.enter_context(temporary_folder())
