@@ -3,40 +3,35 @@
 //! Owner tables are complete up to where the journal starts, and may be newer in places; the journal, replayed from its
 //! start over what is built here, brings every page to its end, because each change from there on is in it.
 //!
-//! Layout: all extents found, by page, in memory at once: 1.7 kB an extent at the peak (docs/BENCHMARKS.md), so 10 TiB
-//! of 1 MiB extents take 18 GB. A larger pool would be read in passes, a range of pages each.
-
-use std::collections::BTreeMap;
+//! Owner tables are in the order of chunks, and a page's chunks may lie anywhere. So there are two passes: this one
+//! reads the tables and puts what they claim into the MetaStore by page ([`crate::layout::claim`]), which sorts it;
+//! the other one ([`crate::rebuild`]) takes it from there page by page. Memory holds a buffer of claims, a page and the
+//! bitmaps of free space, however large the pool is. The downside: the MetaStore takes some 25 bytes a claim for a
+//! while. A crash amid all this is harmless: without its last row the MetaStore is none, and the next opening begins
+//! anew.
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use sds_io::{Clock, DiskId, Io, MetaStore};
+use sds_io::{Clock, DiskId, Io, MetaBatch, MetaStore};
 
 use crate::catalog::Catalog;
 use crate::error::{PoolError, PoolErrorKind};
-use crate::extents::Extent;
 use crate::format::clear_meta;
-use crate::image::page_rows;
 use crate::label_io::{SlotError, read_catalog};
-use crate::layout::catalog::{decode_catalog, encode_catalog};
-use crate::layout::owner::OwnerEntry;
-use crate::layout::rows::{self, SEGMENT_WORDS};
-use crate::owner::OwnerTable;
-use crate::page::PageState;
-use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, ExtentIndex, LayerId, Lsn, PageKey, RECORDS_PER_ROW, TreeId};
-use crate::record::{Home, Record, States};
+use crate::layout::catalog::decode_catalog;
+use crate::layout::claim::{CLAIMS, Claim, claims_key, put_claim};
+use crate::layout::codec::Writer;
+use crate::layout::owner::{OwnerEntry, OwnerGeometry};
+use crate::owner::{OwnerReport, OwnerTable};
+use crate::place::{CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey, TreeId};
+use crate::rebuild::rebuild;
 use crate::recover::{Checkpoint, Member, require_disks};
-use crate::space::{SEGMENT_CHUNKS, SegmentImage};
 
-/// Pages that one batch to the MetaStore holds.
-const BATCH_PAGES: usize = 64;
-
-/// What the disks say of one extent.
-struct Found {
-    entry: OwnerEntry,
-    chunks: [Option<(Lsn, ChunkAddr)>; CHUNKS_PER_EXTENT],
-    states: States,
-    lsn: Lsn,
-}
+/// Bytes of claims that are in memory before they go to the MetaStore: the more, the fewer rows a page has there.
+const BUFFER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of claims that one batch to the MetaStore holds.
+const BATCH_BYTES: usize = 1 << 20;
+/// What a page's buffer takes beside its bytes.
+const PAGE_BYTES: usize = 64;
 
 /// Rebuilds everything up to the journal's `start`.
 pub(crate) async fn import<E: Io + Clock>(
@@ -49,28 +44,98 @@ pub(crate) async fn import<E: Io + Clock>(
     let catalog = newest_catalog(io, members, before).await?;
     // What a missing disk holds would be forgotten: the next opening takes what this one stored for whole.
     require_disks(members, &catalog)?;
+    clear_meta(meta).await?;
     let trees: FxHashSet<TreeId> = catalog.layers.values().map(|layer| layer.tree).collect();
-    let blocks = members[0].blocks_per_extent();
-    let mut extents: FxHashMap<u64, Found> = FxHashMap::default();
-    let mut stale = Vec::new();
+    let geometry = OwnerGeometry::new(members[0].label.layout.extent_bytes);
+    let mut sorter = Sorter { meta, geometry, pages: FxHashMap::default(), bytes: 0, rows: 0 };
     for member in members {
-        let table = OwnerTable::new(io.clone(), member.disk, member.label.layout.clone(), member.label.disk_uuid);
-        let mut claims = Claims::default();
-        let report = table.scan(|chunk, lsn, entry| claims.add(chunk, lsn, entry)).await;
-        let failed = PoolError::new(PoolErrorKind::Io, "an owner table can't be read");
-        for chunk in report.map_err(|error| failed.with_source(error))?.damaged {
-            log::error!("{}: the owners of chunk {chunk} and on are lost", io.disk(member.disk).path);
-        }
-        for (chunk, lsn, entry) in claims.holding() {
+        gather(io, member, &trees, &mut sorter).await?;
+    }
+    sorter.flush().await?;
+    rebuild(io, meta, members, catalog, before).await
+}
+
+/// Puts what the owner table of one disk claims into `sorter`.
+async fn gather<E: Io>(
+    io: &E,
+    member: &Member,
+    trees: &FxHashSet<TreeId>,
+    sorter: &mut Sorter<'_>,
+) -> Result<(), PoolError> {
+    let table = OwnerTable::new(io.clone(), member.disk, member.label.layout.clone(), member.label.disk_uuid);
+    let mut report = OwnerReport::default();
+    let mut claims = Claims::default();
+    let disk = member.label.disk_no;
+    let mut next = Some(0);
+    while let Some(first) = next {
+        let mut take = sorter.taking(disk, trees);
+        let scanned = table.scan_from(first, &mut report, |chunk, lsn, entry| claims.add(chunk, lsn, entry, &mut take));
+        let failed = |error| PoolError::new(PoolErrorKind::Io, "an owner table can't be read").with_source(error);
+        next = scanned.await.map_err(failed)?;
+        drop(take);
+        sorter.make_room().await?;
+    }
+    claims.end_run(u32::MAX, &mut sorter.taking(disk, trees));
+    for chunk in report.damaged {
+        log::error!("{}: the owners of chunk {chunk} and on are lost", io.disk(member.disk).path);
+    }
+    Ok(())
+}
+
+/// Claims on their way to the MetaStore, by page.
+struct Sorter<'a> {
+    meta: &'a dyn MetaStore,
+    geometry: OwnerGeometry,
+    pages: FxHashMap<PageKey, Writer>,
+    bytes: usize,
+    /// Rows that were written.
+    rows: u64,
+}
+
+impl Sorter<'_> {
+    /// Takes what the owner table of `disk` claims, of `trees` alone.
+    fn taking(&mut self, disk: DiskNo, trees: &FxHashSet<TreeId>) -> impl FnMut(u32, u8, u8, &OwnerEntry) {
+        move |chunk, slot, count, entry| {
             if trees.contains(&entry.tree) {
-                let addr = ChunkAddr { disk: member.label.disk_no, chunk };
-                take(&mut extents, &mut stale, addr, lsn, entry, blocks);
+                let addr = ChunkAddr { disk, chunk };
+                self.add(&Claim { addr, slot, count, entry: entry.clone() });
             }
         }
     }
-    one_a_place(&mut extents, &mut stale);
-    clear_stale(io, members, &stale).await?;
-    build(meta, members, catalog, extents, before).await
+
+    fn add(&mut self, claim: &Claim) {
+        let page = PageKey { tree: claim.entry.tree, page: claim.entry.index.page() };
+        let out = self.pages.entry(page).or_insert_with(|| {
+            self.bytes += PAGE_BYTES;
+            CLAIMS.begin()
+        });
+        let before = out.0.len();
+        put_claim(out, &self.geometry, claim);
+        self.bytes += out.0.len() - before;
+    }
+
+    async fn make_room(&mut self) -> Result<(), PoolError> {
+        if self.bytes < BUFFER_BYTES_MAX { Ok(()) } else { self.flush().await }
+    }
+
+    async fn flush(&mut self) -> Result<(), PoolError> {
+        let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be written").with_source(error);
+        self.bytes = 0;
+        let mut pages: Vec<(PageKey, Writer)> = std::mem::take(&mut self.pages).into_iter().collect();
+        pages.sort_unstable_by_key(|(page, _)| *page);
+        let (mut batch, mut bytes) = (MetaBatch::new(), 0);
+        for (page, out) in pages {
+            let row = CLAIMS.seal(out, &[]);
+            bytes += row.len();
+            batch.push((claims_key(page, self.rows), Some(row)));
+            self.rows += 1;
+            if bytes >= BATCH_BYTES {
+                self.meta.put(std::mem::take(&mut batch)).await.map_err(failed)?;
+                bytes = 0;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.meta.put(batch).await.map_err(failed) }
+    }
 }
 
 async fn newest_catalog<E: Io>(io: &E, members: &[Member], before: Lsn) -> Result<Catalog, PoolError> {
@@ -100,173 +165,62 @@ pub(crate) async fn read_catalogs<E: Io>(io: &E, members: &[Member]) -> Vec<(Dis
     catalogs
 }
 
-/// What the owner table of one disk claims, and which claims hold: of a chunk within a whole run the newer one does.
+/// Which claims of an owner table hold, as its chunks come in order: within a whole run that of the run, unless the
+/// chunk's own is newer.
 #[derive(Default)]
-struct Claims(BTreeMap<u32, (Lsn, Option<OwnerEntry>)>);
+struct Claims {
+    /// The entry of the last whole run, and its first chunk.
+    run: Option<(u32, OwnerEntry)>,
+    /// The first chunk of it that was not told of.
+    told: u32,
+}
 
 impl Claims {
-    fn add(&mut self, chunk: u32, lsn: Lsn, entry: Option<OwnerEntry>) {
-        self.0.insert(chunk, (lsn, entry));
-    }
-
-    /// Chunk by chunk, who has it since when; the entry's slot is the chunk's.
-    fn holding(&self) -> Vec<(u32, Lsn, OwnerEntry)> {
-        let mut holding = Vec::new();
-        let mut run: Option<(u32, Lsn, &OwnerEntry)> = None;
-        let mut at = 0;
-        while let Some((chunk, (lsn, entry))) = self.0.range(at..).next() {
-            at = chunk + 1;
-            let of_run = run.filter(|(first, since, _)| chunk - first < CHUNKS_PER_EXTENT as u32 && since >= lsn);
-            match entry {
-                _ if of_run.is_some() => {}
-                Some(entry) if entry.whole_run.is_some() => {
-                    run = Some((*chunk, *lsn, entry));
-                    for slot in 0..CHUNKS_PER_EXTENT as u32 {
-                        let newer = self.0.get(&(chunk + slot)).is_some_and(|(other, _)| slot > 0 && other > lsn);
-                        if !newer {
-                            holding.push((chunk + slot, *lsn, OwnerEntry { slot: slot as u8, ..entry.clone() }));
-                        }
-                    }
-                }
-                Some(entry) => holding.push((*chunk, *lsn, entry.clone())),
-                None => {}
+    /// The next chunk of which the table knows something. Tells `each` of chunks in a row: the first, its slot, how
+    /// many, whose.
+    fn add(
+        &mut self,
+        chunk: u32,
+        lsn: Lsn,
+        entry: Option<OwnerEntry>,
+        each: &mut impl FnMut(u32, u8, u8, &OwnerEntry),
+    ) {
+        let within = |first: u32| chunk - first < CHUNKS_PER_EXTENT as u32;
+        if self.run.as_ref().is_some_and(|(first, run)| within(*first) && run.lsn >= lsn) {
+            return;
+        }
+        self.end_run(chunk, each);
+        self.told = chunk + 1;
+        match entry {
+            Some(entry) if entry.whole_run.is_some() => {
+                self.told = chunk;
+                self.run = Some((chunk, entry));
             }
+            Some(entry) => each(chunk, entry.slot, 1, &entry),
+            None => {}
         }
-        holding
     }
-}
 
-/// Takes a claim, or what it replaces goes to `stale`.
-fn take(
-    extents: &mut FxHashMap<u64, Found>,
-    stale: &mut Vec<(Lsn, ChunkAddr)>,
-    addr: ChunkAddr,
-    lsn: Lsn,
-    entry: OwnerEntry,
-    blocks: u32,
-) {
-    let new = |entry: &OwnerEntry| Found {
-        entry: entry.clone(),
-        chunks: [None; CHUNKS_PER_EXTENT],
-        states: States::absent(blocks),
-        lsn,
-    };
-    let found = extents.entry(entry.id.index()).or_insert_with(|| new(&entry));
-    if found.entry.id.generation() > entry.id.generation() {
-        return stale.push((lsn, addr));
-    }
-    if found.entry.id.generation() < entry.id.generation() {
-        stale.extend(found.chunks.iter().flatten());
-        *found = new(&entry);
-    }
-    let slot = usize::from(entry.slot);
-    if found.chunks[slot].is_some_and(|(other, _)| other >= lsn) {
-        return stale.push((lsn, addr));
-    }
-    stale.extend(found.chunks[slot].replace((lsn, addr)));
-    found.lsn = found.lsn.max(lsn);
-    let per_chunk = blocks / CHUNKS_PER_EXTENT as u32;
-    let first = slot as u32 * per_chunk;
-    match entry.whole_run {
-        Some(state) => found.states.set(first, per_chunk, state, blocks),
-        None => (first..).zip(&entry.states).for_each(|(block, state)| found.states.set(block, 1, *state, blocks)),
-    }
-}
-
-/// Of two extents that one layer bore at one place the older one is gone: its entry outlived it.
-fn one_a_place(extents: &mut FxHashMap<u64, Found>, stale: &mut Vec<(Lsn, ChunkAddr)>) {
-    let mut newest: FxHashMap<(TreeId, LayerId, ExtentIndex), (Lsn, u64)> = FxHashMap::default();
-    for (index, found) in extents.iter() {
-        let place = (found.entry.tree, found.entry.birth, found.entry.index);
-        let newest = newest.entry(place).or_insert((found.lsn, *index));
-        *newest = (*newest).max((found.lsn, *index));
-    }
-    extents.retain(|index, found| {
-        let stays = newest[&(found.entry.tree, found.entry.birth, found.entry.index)].1 == *index;
-        if !stays {
-            stale.extend(found.chunks.iter().flatten());
+    /// Tells of what the run has before `end`.
+    fn end_run(&mut self, end: u32, each: &mut impl FnMut(u32, u8, u8, &OwnerEntry)) {
+        let Some((first, run)) = &self.run else { return };
+        let last = end.min(first + CHUNKS_PER_EXTENT as u32);
+        if self.told < last {
+            each(self.told, (self.told - first) as u8, (last - self.told) as u8, run);
         }
-        stays
-    });
-}
-
-/// A crash amid a checkpoint leaves entries of chunks that are nobody's any more; the pages that are built here do not
-/// know of them, so no later checkpoint would clear them, and the next import would believe them.
-async fn clear_stale<E: Io>(io: &E, members: &[Member], stale: &[(Lsn, ChunkAddr)]) -> Result<(), PoolError> {
-    let failed = |error| PoolError::new(PoolErrorKind::Io, "an owner table can't be written").with_source(error);
-    for member in members {
-        let ours = stale.iter().filter(|(_, addr)| addr.disk == member.label.disk_no);
-        let updates: Vec<_> = ours.map(|(lsn, addr)| (addr.chunk, None, *lsn)).collect();
-        if updates.is_empty() {
-            continue;
+        if last < end {
+            self.run = None;
         }
-        let layout = member.label.layout.clone();
-        let mut table = OwnerTable::new(io.clone(), member.disk, layout, member.label.disk_uuid);
-        table.update(updates).await.map_err(failed)?;
-        let failed = |error| PoolError::new(PoolErrorKind::Io, "an owner table can't be synced").with_source(error);
-        table.sync().await.map_err(failed)?;
     }
-    Ok(())
-}
-
-/// Writes what was found to the MetaStore, which is empty before that.
-async fn build(
-    meta: &dyn MetaStore,
-    members: &[Member],
-    mut catalog: Catalog,
-    extents: FxHashMap<u64, Found>,
-    before: Lsn,
-) -> Result<Checkpoint, PoolError> {
-    let blocks = members[0].blocks_per_extent();
-    clear_meta(meta).await?;
-    let mut bits: BTreeMap<(u16, u32), Vec<u64>> = BTreeMap::new();
-    let mut pages: BTreeMap<PageKey, PageState> = BTreeMap::new();
-    for (index, found) in extents {
-        let chunks = found.chunks.map(|chunk| chunk.map(|(_, addr)| addr));
-        for addr in chunks.iter().flatten() {
-            let segment = bits.entry((addr.disk.0, addr.chunk / SEGMENT_CHUNKS)).or_default();
-            segment.resize(SEGMENT_WORDS, 0);
-            let bit = addr.chunk % SEGMENT_CHUNKS;
-            segment[(bit / 64) as usize] |= 1 << (bit % 64);
-        }
-        let OwnerEntry { id, tree, birth, index: place, base, .. } = found.entry;
-        let key = PageKey { tree, page: place.page() };
-        let page = pages.entry(key).or_insert_with(|| PageState::empty(blocks));
-        let record = Record { id, birth, index: place, base, home: Home::from_chunks(chunks), states: found.states };
-        let row = index / RECORDS_PER_ROW;
-        if !page.rows.contains(&row) {
-            page.rows.push(row);
-        }
-        catalog.next_row = catalog.next_row.max(row + 1);
-        page.set_entry(birth, place.slot(), id);
-        page.dirt.ids.insert(index);
-        page.extents.insert(Extent::stored(record, found.lsn));
-        page.lsn = before;
-    }
-    let pages: Vec<(PageKey, PageState)> = pages.into_iter().collect();
-    let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be written").with_source(error);
-    for batch in pages.chunks(BATCH_PAGES) {
-        meta.put(batch.iter().flat_map(|(key, state)| page_rows(*key, state)).collect()).await.map_err(failed)?;
-    }
-    let image = |((disk, segment), bits)| SegmentImage { disk: crate::place::DiskNo(disk), segment, lsn: before, bits };
-    let segments: Vec<SegmentImage> = bits.into_iter().map(image).collect();
-    let mut last: sds_io::MetaBatch = segments
-        .iter()
-        .map(|image| (rows::segment_key(image.disk, image.segment), Some(rows::encode_segment(image.lsn, &image.bits))))
-        .collect();
-    last.push((rows::CATALOG_KEY.to_vec(), Some(encode_catalog(&catalog))));
-    last.push((rows::CHECKPOINT_KEY.to_vec(), Some(rows::encode_checkpoint(before))));
-    meta.put(last).await.map_err(failed)?;
-    Ok(Checkpoint { lsn: before, catalog, segments })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::{ExtentId, Generation};
+    use crate::place::{ExtentId, ExtentIndex, Generation, LayerId};
     use crate::record::BlockState;
 
-    fn entry(index: u64, slot: u8, whole_run: bool) -> OwnerEntry {
+    fn entry(index: u64, slot: u8, whole_run: bool, lsn: u64) -> OwnerEntry {
         let whole_run = whole_run.then_some(BlockState::Data);
         OwnerEntry {
             id: ExtentId::new(index, Generation(1)),
@@ -277,23 +231,24 @@ mod tests {
             slot,
             whole_run,
             states: Vec::new(),
-            lsn: Lsn(1),
+            lsn: Lsn(lsn),
         }
     }
 
     #[test]
     fn within_a_whole_run_the_newer_claim_holds() {
         let mut claims = Claims::default();
-        claims.add(16, Lsn(5), Some(entry(1, 0, true)));
-        claims.add(17, Lsn(4), Some(entry(2, 3, false)));
-        claims.add(18, Lsn(6), Some(entry(3, 2, false)));
-        claims.add(19, Lsn(7), None);
-        claims.add(40, Lsn(2), Some(entry(4, 1, false)));
-        let got: Vec<(u32, u64, u8)> =
-            claims.holding().into_iter().map(|(chunk, _, entry)| (chunk, entry.id.index(), entry.slot)).collect();
-        let mut expected: Vec<(u32, u64, u8)> = (0..16).map(|slot| (16 + slot, 1, slot as u8)).collect();
-        expected.retain(|(chunk, _, _)| ![18, 19].contains(chunk));
-        expected.extend([(18, 3, 2), (40, 4, 1)]);
-        assert_eq!(got, expected);
+        let mut got: Vec<(u32, u8, u8, u64)> = Vec::new();
+        let mut each = |chunk, slot, count, entry: &OwnerEntry| got.push((chunk, slot, count, entry.id.index()));
+        let mut add = |chunk, lsn, entry| claims.add(chunk, Lsn(lsn), entry, &mut each);
+        add(16, 5, Some(entry(1, 0, true, 5)));
+        add(17, 4, Some(entry(2, 3, false, 4)));
+        add(18, 6, Some(entry(3, 2, false, 6)));
+        add(19, 7, None);
+        add(40, 2, Some(entry(4, 1, false, 2)));
+        add(64, 8, Some(entry(5, 0, true, 8)));
+        claims.end_run(u32::MAX, &mut each);
+        let run_of_5 = (64, 0, 16, 5);
+        assert_eq!(got, [(16, 0, 2, 1), (18, 2, 1, 3), (20, 4, 12, 1), (40, 1, 1, 4), run_of_5]);
     }
 }

@@ -69,6 +69,7 @@ mod checkpoint;
 mod format;
 mod recover;
 mod import;
+mod rebuild;
 mod inbox;
 mod delete;
 mod scrub;

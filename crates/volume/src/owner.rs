@@ -130,37 +130,50 @@ impl<E: Io> OwnerTable<E> {
     /// The disk's, if neither place of a block can be read.
     pub async fn scan(&self, mut each: impl FnMut(u32, Lsn, Option<OwnerEntry>)) -> Result<OwnerReport, OwnerError> {
         let mut report = OwnerReport::default();
-        let blocks = self.geometry.blocks(self.layout.chunks) as u32;
-        let mut first = 0;
-        while first < blocks {
-            let count = SCAN_BLOCKS.min(blocks - first);
-            let len = count as usize * 2 * OWNER_BLOCK_BYTES as usize;
-            let read = self.io.read(self.disk, self.place(first, 0), Buffer::uninit(len)).await;
-            for block in first..first + count {
-                let found = match &read {
-                    Ok(bytes) => {
-                        let start = (block - first) as usize * 2 * OWNER_BLOCK_BYTES as usize;
-                        self.choose(block, bytes.as_ref()[start..].chunks(OWNER_BLOCK_BYTES as usize).take(2))
-                    }
-                    // Something in there can't be read: block by block it is found which.
-                    Err(_) => self.read(block).await?,
-                };
-                let chunk = self.geometry.first_chunk(block);
-                match found {
-                    Found::Blank => continue,
-                    Found::Damaged => report.damaged.push(chunk),
-                    Found::Intact(found, _) => {
-                        let slots = (chunk..self.layout.chunks).zip(found.entries);
-                        slots.filter_map(|(chunk, slot)| Some((chunk, slot?))).for_each(|(chunk, (lsn, entry))| {
-                            each(chunk, lsn, entry);
-                        });
-                    }
-                }
-                report.blocks += 1;
-            }
-            first += count;
+        let mut next = Some(0);
+        while let Some(first) = next {
+            next = self.scan_from(first, &mut report, &mut each).await?;
         }
         Ok(report)
+    }
+
+    /// As [`OwnerTable::scan`], of [`SCAN_BLOCKS`] from the block `first` on; the block that follows them.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn scan_from(
+        &self,
+        first: u32,
+        report: &mut OwnerReport,
+        mut each: impl FnMut(u32, Lsn, Option<OwnerEntry>),
+    ) -> Result<Option<u32>, OwnerError> {
+        let blocks = self.geometry.blocks(self.layout.chunks) as u32;
+        let end = blocks.min(first + SCAN_BLOCKS);
+        let len = (end - first) as usize * 2 * OWNER_BLOCK_BYTES as usize;
+        let read = self.io.read(self.disk, self.place(first, 0), Buffer::uninit(len)).await;
+        for block in first..end {
+            let found = match &read {
+                Ok(bytes) => {
+                    let start = (block - first) as usize * 2 * OWNER_BLOCK_BYTES as usize;
+                    self.choose(block, bytes.as_ref()[start..].chunks(OWNER_BLOCK_BYTES as usize).take(2))
+                }
+                // Something in there can't be read: block by block it is found which.
+                Err(_) => self.read(block).await?,
+            };
+            let chunk = self.geometry.first_chunk(block);
+            match found {
+                Found::Blank => continue,
+                Found::Damaged => report.damaged.push(chunk),
+                Found::Intact(found, _) => {
+                    let slots = (chunk..self.layout.chunks).zip(found.entries);
+                    slots.filter_map(|(chunk, slot)| Some((chunk, slot?))).for_each(|(chunk, (lsn, entry))| {
+                        each(chunk, lsn, entry);
+                    });
+                }
+            }
+            report.blocks += 1;
+        }
+        Ok((end < blocks).then_some(end))
     }
 
     /// Reads, changes and writes one block. Whether it was written, and its first chunk if it was damaged.

@@ -11,6 +11,7 @@ use sds_volume::catalog::{Catalog, DiskEntry, LayerEntry, VolumeEntry};
 use sds_volume::delta::{Delta, Place};
 use sds_volume::layout::catalog::{decode_catalog, decode_slot, encode_catalog, encode_slot};
 use sds_volume::layout::check::block_crc;
+use sds_volume::layout::claim::{CLAIMS, Claim, claims_key, decode_claims, put_claim};
 use sds_volume::layout::codec::crc32c;
 use sds_volume::layout::delta::{decode_group, encode_group};
 use sds_volume::layout::disk::{DEFAULT_JOURNAL_BYTES, DiskLayout};
@@ -267,7 +268,20 @@ fn ring() -> Vec<u8> {
 
 fn keys() -> Vec<u8> {
     let checkpoint = [CATALOG_KEY, CHECKPOINT_KEY].concat();
-    [page_set_key(PAGE), page_key(PAGE, LAYER), record_key(ROW), segment_key(DiskNo(0), 0), checkpoint].concat()
+    let rows = [page_set_key(PAGE), page_key(PAGE, LAYER), record_key(ROW), segment_key(DiskNo(0), 0)].concat();
+    [rows, checkpoint, claims_key(PAGE, 3)].concat()
+}
+
+/// Of the whole run all but its first two chunks.
+fn claim() -> Claim {
+    let Some((_, Some(entry))) = owner_block().entries[16].clone() else { unreachable!("the whole run") };
+    Claim { addr: chunk(18), slot: 2, count: 14, entry }
+}
+
+fn claims() -> Vec<u8> {
+    let mut out = CLAIMS.begin();
+    put_claim(&mut out, &OwnerGeometry::new(EXTENT_BYTES), &claim());
+    CLAIMS.seal(out, &[])
 }
 
 /// The CRCs of the whole run's first chunk.
@@ -300,6 +314,7 @@ fn every_example_is_what_is_written() {
         ("Example: record row", record_row().encode(ROW)),
         ("Example: bitmap row", encode_segment(LSN, &segment())),
         ("Example: checkpoint row", encode_checkpoint(LSN)),
+        ("Example: row of claims", claims()),
         ("Example: CRCs of a chunk", crcs()),
     ]);
     let shown = examples();
@@ -336,6 +351,7 @@ fn every_example_is_read_back() {
     assert_eq!(RecordRow::decode(bytes("Example: record row"), ROW), Ok(record_row()));
     assert_eq!(decode_segment(bytes("Example: bitmap row")), Ok((LSN, segment())));
     assert_eq!(decode_checkpoint(bytes("Example: checkpoint row")), Ok(LSN));
+    assert_eq!(decode_claims(bytes("Example: row of claims"), &geometry), Ok(vec![claim()]));
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! | [`catalog`] | the catalog, and its slots on a disk |
 //! | [`owner`] | what each chunk holds |
 //! | [`frame`] | journal frames and the journal's header |
+//! | [`claim`] | what owner tables say, while an import sorts it in the MetaStore |
 //! | [`rows`] | rows of the MetaStore |
 //!
 //! Nothing here does I/O, and no bytes whatever make a decoder panic.
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod label;
 pub mod catalog;
 pub mod owner;
+pub mod claim;
 pub mod rows;
 pub mod frame;
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl OwnerBlock {
     }
 }
 
-fn put_entry(out: &mut Writer, geometry: &OwnerGeometry, slot: Option<&OwnerSlot>) {
+pub(super) fn put_entry(out: &mut Writer, geometry: &OwnerGeometry, slot: Option<&OwnerSlot>) {
     let end = out.0.len() + geometry.entry_bytes;
     let kind = match slot {
         None => NEVER,
@@ -201,7 +201,7 @@ fn put_entry(out: &mut Writer, geometry: &OwnerGeometry, slot: Option<&OwnerSlot
     out.0.resize(end, 0);
 }
 
-fn get_entry(reader: &mut Reader<'_>, geometry: &OwnerGeometry) -> Result<Option<OwnerSlot>, DecodeError> {
+pub(super) fn get_entry(reader: &mut Reader<'_>, geometry: &OwnerGeometry) -> Result<Option<OwnerSlot>, DecodeError> {
     let kind = reader.u8("entry kind")?;
     let slot = reader.u8("entry slot")?;
     reader.take("entry zero", 6)?;
