@@ -254,7 +254,7 @@ def table(result: dict[str, Any]) -> str:
     filled, after = result["fill"], result["after_fill"]
     extents = filled["extents"]
     times = ", ".join(f"{name} {value:,.0f}" for name, value in result["median_ms"].items())
-    resident = max(one["rss_bytes"] for one in result["restarts"])
+    resident = max((one["rss_bytes"] for one in result["restarts"]), default=after["engine_rss_bytes"])
     return (
         f"{extents:,} extents written at {extents / filled['seconds']:,.0f} a second, {filled['cpu_us']:.1f} us of it\n"
         f"RocksDB {after['rocksdb_bytes'] / extents:.1f} bytes an extent, {after['rocksdb_bytes'] >> 20:,} MiB; "
