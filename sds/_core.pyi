@@ -14,9 +14,9 @@ class CoreError(Exception):
     """The core refused or failed.
 
     Its `args` are (kind, message, value):
-        kind: what came of it, in snake case. Of pools: invalid_field, too_small, not_found, exists, foreign_label,
-            disk_missing, corrupt, io, meta, no_space, busy, closed. Of disks and addresses, too: no_such_file,
-            not_a_disk, permission, in_use, read_only, too_many, device_gone.
+        kind: what came of it, in snake case. Of pools: invalid_field, too_small, not_found, exists, physical_block,
+            foreign_label, disk_missing, corrupt, io, meta, no_space, busy, closed. Of disks and addresses, too:
+            no_such_file, not_a_disk, permission, in_use, read_only, too_many, device_gone.
         message: what was wrong and what caused it, for a person.
         value: the number at fault, None if there is none.
     """
@@ -82,7 +82,10 @@ class Node:
         """Stops a pool cleanly and closes its disks."""
 
     def pool_add_disk(self, uuid: str, disk: dict[str, object]) -> None:
-        """Adds an open disk, `{id, uuid, tier, rank}`, to an open pool; what it holds is lost."""
+        """Adds an open disk, `{id, uuid, tier, rank}`, to an open pool; what it holds is lost.
+
+        Refused as physical_block if the pool has volumes whose blocks the disk does not write as a whole.
+        """
 
     def pool_status(self, uuid: str) -> dict[str, object]:
         """Capacity and use.
@@ -90,7 +93,7 @@ class Node:
         Returns:
             capacity_bytes, allocated_bytes, free_bytes, checkpoint_failed (bool: the journal fills up until a
             checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), and disks: a
-            list of {uuid, tier, capacity_bytes, allocated_bytes, state: "online" or "failed"}.
+            list of {uuid, tier, capacity_bytes, allocated_bytes, physical_block_bytes, state: "online" or "failed"}.
         """
 
     def pool_scrub_start(self, uuid: str, bytes_per_second_max: int) -> None:
@@ -109,7 +112,7 @@ class Node:
         """A scrub that is running ends soon."""
 
     def volume_create(self, pool: str, volume_uuid: str, size_bytes: int, logical_block_bytes: int = 512) -> None:
-        """Makes a thin volume."""
+        """Makes a thin volume; refused as physical_block if a disk of the pool does not write its blocks as a whole."""
 
     def volume_resize(self, pool: str, volume_uuid: str, size_bytes: int) -> None:
         """Grows a volume; its hosts are told."""

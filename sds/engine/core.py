@@ -17,11 +17,16 @@ def _invalid(message: str) -> SdsError:
     return InvalidValue("value", message, "see the message")
 
 
+def _torn(message: str) -> SdsError:
+    return DiskRefused(message, accepted="logical_block_bytes 512, or disks whose physical blocks have 4096 bytes")
+
+
 # From the core's kind to the class that a user sees. What is not here is a fault of the product or of a disk, and
 # stays an internal error with the core's words.
 TABLE: Mapping[str, Callable[[str], SdsError]] = {
     "invalid_field": _invalid,
     "no_space": NoSpace,
+    "physical_block": _torn,
     "disk_missing": DiskRefused,
     "too_small": DiskRefused,
     "foreign_label": DiskRefused,

@@ -282,6 +282,7 @@ class Pools:
             "size_bytes": disk.size_bytes,
             "capacity_bytes": _number(of_core, "capacity_bytes"),
             "allocated_bytes": _number(of_core, "allocated_bytes"),
+            "physical_block_bytes": _number(of_core, "physical_block_bytes"),
         }
 
     async def _status(self, found: PoolState) -> dict[str, object]:

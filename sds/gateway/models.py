@@ -171,6 +171,7 @@ class Disk(BaseModel):
     size_bytes: Bytes
     capacity_bytes: int = Field(description="What of its size holds data.")
     allocated_bytes: Bytes
+    physical_block_bytes: int = Field(description="What it writes as a whole; 0 while its pool is not online.")
 
 
 class VolumeCreate(Body):

@@ -51,10 +51,13 @@ class Node:
             self.server.rest.post("/v1/disks", {"pool": POOL, "path": str(disk), "tier": "flash"})
 
     def new_volumes(self, count: int, part_bytes: int) -> list[Volume]:
-        """Makes volumes of 512 and of 4,096-byte blocks in turn, exported over both protocols."""
+        """Makes volumes of 512-byte blocks and of the largest that the disks write as a whole, in turn, exported over
+        both protocols.
+        """
+        largest = min(disk["physical_block_bytes"] for disk in self.server.rest.items("/v1/disks"))
         made = []
         for number in range(count):
-            block_bytes = (512, 4096)[number % 2]
+            block_bytes = (512, largest)[number % 2]
             name = f"volume-{number}"
             body = {"name": name, "pool": POOL, "size_bytes": VOLUME_BYTES, "logical_block_bytes": block_bytes}
             self.server.rest.post("/v1/volumes", body)

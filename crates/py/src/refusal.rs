@@ -75,6 +75,7 @@ impl From<PoolError> for Refusal {
             PoolErrorKind::TooSmall => "too_small",
             PoolErrorKind::NotFound => "not_found",
             PoolErrorKind::Exists => "exists",
+            PoolErrorKind::PhysicalBlock => "physical_block",
             PoolErrorKind::ForeignLabel => "foreign_label",
             PoolErrorKind::DiskMissing => "disk_missing",
             PoolErrorKind::Corrupt => "corrupt",

@@ -119,6 +119,7 @@ struct PoolDiskShape {
     tier: String,
     capacity_bytes: u64,
     allocated_bytes: u64,
+    physical_block_bytes: u32,
     state: &'static str,
 }
 
@@ -129,6 +130,7 @@ impl From<DiskStatus> for PoolDiskShape {
             tier: disk.tier,
             capacity_bytes: disk.capacity_bytes,
             allocated_bytes: disk.allocated_bytes,
+            physical_block_bytes: disk.physical_block_bytes,
             state: if disk.healthy { "online" } else { "failed" },
         }
     }

@@ -30,9 +30,13 @@ fn refusal(error: error::PoolError) -> Refusal {
         Kind::Busy => Refused::Busy,
         Kind::Closed | Kind::NotFound => Refused::Gone,
         Kind::Io | Kind::Meta => Refused::Failed,
-        Kind::InvalidField | Kind::TooSmall | Kind::Exists | Kind::ForeignLabel | Kind::DiskMissing | Kind::Corrupt => {
-            Refused::Defect
-        }
+        Kind::InvalidField
+        | Kind::TooSmall
+        | Kind::Exists
+        | Kind::PhysicalBlock
+        | Kind::ForeignLabel
+        | Kind::DiskMissing
+        | Kind::Corrupt => Refused::Defect,
     };
     (refused, error.to_string())
 }

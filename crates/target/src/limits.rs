@@ -3,7 +3,8 @@
 /// What hosts may take of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of all protocols on all cores; one NVMe host takes one per queue. More are told to come later.
+    /// Connections of all protocols on all cores; one NVMe host takes one per queue. Beyond it the oldest on which no
+    /// host's name was accepted gives way; where all have one, more are told to come later.
     pub connections_max: usize,
     /// Connections above that which are let in only to be told so, in their protocol's words; more are just closed.
     pub refusals_max: usize,

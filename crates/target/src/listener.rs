@@ -15,6 +15,7 @@ use sds_io::Clock;
 use sds_uring::net::Listener;
 use sds_uring::{Local, Readiness, Source, SourceId};
 
+use crate::admission::Door;
 use crate::connections::Front;
 use crate::glue::Glue;
 use crate::shell::Conn;
@@ -77,10 +78,14 @@ impl<G: Glue> Acceptor<G> {
     /// False if there is none to accept now.
     fn accept(self: &Rc<Self>) -> io::Result<bool> {
         let Some(socket) = self.listener.accept()? else { return Ok(false) };
-        let Some(place) = self.front.admission.enter(&self.front.limits, socket.peer().ip()) else {
-            return Ok(true);
-        };
         let core = self.next_core.get();
+        let door = Door { core, close: Conn::<G>::give_way };
+        let entered = self.front.admission.enter(&self.front.limits, socket.peer().ip(), door);
+        let Some((place, gone)) = entered else { return Ok(true) };
+        if let Some((door, id)) = gone {
+            // After the message that started it, which went the same way.
+            let _ = self.front.handles[door.core].post(move |local| (door.close)(local, id));
+        }
         self.next_core.set((core + 1) % self.front.handles.len());
         let node = Arc::clone(&self.node);
         // A core that has stopped drops socket and place.

@@ -98,7 +98,7 @@ impl<G: Glue> Conn<G> {
     /// Starts a connection that was let in.
     pub(crate) fn start(local: &Local, node: std::sync::Arc<G::Node>, socket: Socket, place: Place) {
         let Some(front) = local.get::<Front>() else { return };
-        let (peer, id) = (socket.peer(), front.admission.new_id());
+        let (peer, id) = (socket.peer(), place.id());
         let portal = socket.local().unwrap_or(peer);
         let Some(devices) = front.devices.borrow().clone() else {
             log::warn!("a connection from {peer} is closed: core {} has no devices yet", local.index());
@@ -203,7 +203,14 @@ impl<G: Glue> Conn<G> {
         }
     }
 
-    /// Ends the connection at once: the node stops.
+    /// Closes a connection that gave way to another one, if it is still there.
+    pub(crate) fn give_way(local: &Local, id: u64) {
+        if let Some(connection) = Connections::<G>::of(local).find(id) {
+            connection.drop_now();
+        }
+    }
+
+    /// Ends the connection at once: the node stops, or is full.
     pub(crate) fn drop_now(&self) {
         self.close(&mut self.inner.borrow_mut());
     }

@@ -167,6 +167,27 @@ fn a_thousand_silent_connections_of_one_address_are_closed_beyond_its_limit_and_
     NvmeQueue::pair(world.nvme, "nqn.2026-11.io.sds:late", NQN);
 }
 
+#[test]
+fn a_full_node_makes_room_by_the_oldest_connection_without_a_name_and_those_with_names_stay() {
+    let limits = Limits { connections_max: 20, login_ms: 120_000, ..Limits::default() };
+    let world = world(limits, 2, 0);
+    let [_admin, mut queue] = NvmeQueue::pair(world.nvme_v6, "nqn.2026-11.io.sds:early", NQN);
+    let mut silent: Vec<TcpStream> = (0..60).map(|_| dial(world.nvme)).collect();
+    world.wait_until("42 gave way", |targets| targets.refused_connections() == 42);
+    assert_eq!(world.targets.connections(), 20);
+    let [_late, mut late_queue] = NvmeQueue::pair(world.nvme_v6, "nqn.2026-11.io.sds:late", NQN);
+    let (_session, status) = iscsi_session(world.iscsi, "iqn.2026-11.a:late", IQN, 1);
+    assert_eq!(status, [0, 0]);
+    silent.extend((0..60).map(|_| dial(world.iscsi)));
+    world.wait_until("all but the places of the hosts", |targets| targets.refused_connections() == 42 + 3 + 60);
+    queue.write_many(8, 65536);
+    late_queue.write_many(8, 65536);
+    assert!(world.targets.connections() <= 20);
+    // Long before their time for a login is over.
+    assert!(silent[..60].iter_mut().all(is_closed));
+    assert!(!lines_with("closed without a login, the node is full").is_empty());
+}
+
 /// A host that stalls: its socket, and what else must stay open with it.
 type Stalled = (TcpStream, Option<NvmeQueue>);
 

@@ -263,6 +263,7 @@ fn connections_above_the_limit_are_told_and_above_that_closed() {
         connections_max: 1000,
         refusals_max: 5,
         nameless_connections_max: 2000,
+        host_connections_max: 2000,
         linger_ms: 60_000,
         ..Limits::default()
     };

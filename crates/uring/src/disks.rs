@@ -290,7 +290,7 @@ impl Disks {
         let info = if block_device {
             shape::of_block_device(path, fd.as_fd(), &stat, bytes)
         } else {
-            shape::of_file(path, &stat, bytes)
+            shape::of_file(path, fd.as_fd(), &stat, bytes)
         };
         if info.size_bytes < DISK_BYTES_MIN {
             return Err(OpenError::new(OpenErrorKind::TooSmall(bytes), path));

@@ -4,12 +4,15 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Stat, fstatfs};
 use sds_io::DiskInfo;
 
 /// Files on any file system transfer multiples of this (O_DIRECT on a 4Kn device needs more; see [`logical_block`]).
 const FILE_BLOCK_BYTES: u32 = 512;
-const PHYSICAL_BLOCK_BYTES: u32 = 4096;
+/// What pools are laid out in: sizes are multiples of it.
+const LAYOUT_BLOCK_BYTES: u32 = 4096;
+/// statfs(2): a file system whose files are lost with the machine's power, so that it tears nothing.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// The value of a queue attribute of block device `device`; partitions have their parent's queue.
 fn queue_attribute(device: u64, name: &str) -> Option<String> {
@@ -33,6 +36,17 @@ fn logical_block(device: u64) -> u32 {
         .unwrap_or(FILE_BLOCK_BYTES)
 }
 
+/// What is written to a file as a whole: the physical block of the device below its file system, as far as the file
+/// system's own block keeps it together. Where none is known below (FUSE, NFS, btrfs, overlays), the least is assumed.
+fn physical_block_of_file(file: BorrowedFd<'_>, stat: &Stat) -> u32 {
+    if fstatfs(file).is_ok_and(|system| system.f_type == TMPFS_MAGIC) {
+        return LAYOUT_BLOCK_BYTES;
+    }
+    let device = attribute_number(stat.st_dev, "physical_block_size").unwrap_or(u64::from(FILE_BLOCK_BYTES));
+    let system = u64::try_from(stat.st_blksize).unwrap_or(device);
+    u32::try_from(device.min(system)).unwrap_or(FILE_BLOCK_BYTES)
+}
+
 /// The shape of an open block device of `size_bytes`.
 pub(crate) fn of_block_device(path: &str, file: BorrowedFd<'_>, stat: &Stat, size_bytes: u64) -> DiskInfo {
     let device = stat.st_rdev;
@@ -40,7 +54,7 @@ pub(crate) fn of_block_device(path: &str, file: BorrowedFd<'_>, stat: &Stat, siz
     let physical = rustix::fs::ioctl_blkpbszget(file).unwrap_or(logical);
     DiskInfo {
         path: path.to_owned(),
-        size_bytes: size_bytes - size_bytes % u64::from(logical.max(PHYSICAL_BLOCK_BYTES)),
+        size_bytes: size_bytes - size_bytes % u64::from(logical.max(LAYOUT_BLOCK_BYTES)),
         logical_block_bytes: logical,
         physical_block_bytes: physical.max(logical),
         rotational: queue_attribute(device, "rotational").is_some_and(|text| text == "1"),
@@ -52,13 +66,13 @@ pub(crate) fn of_block_device(path: &str, file: BorrowedFd<'_>, stat: &Stat, siz
 
 /// The shape of an open file. Its file system's metadata (block mapping, size) is volatile until a sync, whatever the
 /// device below does, so it has a volatile cache.
-pub(crate) fn of_file(path: &str, stat: &Stat, size_bytes: u64) -> DiskInfo {
+pub(crate) fn of_file(path: &str, file: BorrowedFd<'_>, stat: &Stat, size_bytes: u64) -> DiskInfo {
     let logical = logical_block(stat.st_dev);
     DiskInfo {
         path: path.to_owned(),
-        size_bytes: size_bytes - size_bytes % u64::from(logical.max(PHYSICAL_BLOCK_BYTES)),
+        size_bytes: size_bytes - size_bytes % u64::from(logical.max(LAYOUT_BLOCK_BYTES)),
         logical_block_bytes: logical,
-        physical_block_bytes: PHYSICAL_BLOCK_BYTES.max(logical),
+        physical_block_bytes: physical_block_of_file(file, stat).max(logical),
         rotational: queue_attribute(stat.st_dev, "rotational").is_some_and(|text| text == "1"),
         volatile_cache: true,
         discard: true,
@@ -71,7 +85,7 @@ pub(crate) fn of_memory(path: &str, size_bytes: u64) -> DiskInfo {
         path: path.to_owned(),
         size_bytes,
         logical_block_bytes: FILE_BLOCK_BYTES,
-        physical_block_bytes: PHYSICAL_BLOCK_BYTES,
+        physical_block_bytes: LAYOUT_BLOCK_BYTES,
         rotational: false,
         volatile_cache: true,
         discard: true,

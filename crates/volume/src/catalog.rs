@@ -84,6 +84,12 @@ impl Catalog {
         self.volumes.values().find(of_tree).map(|volume| volume.uuid)
     }
 
+    /// The largest logical block of its volumes, in bytes; 0 without one.
+    #[must_use]
+    pub fn largest_block(&self) -> u32 {
+        self.volumes.values().map(|volume| volume.logical_block_bytes).max().unwrap_or(0)
+    }
+
     /// Applies what concerns the catalog; deltas of the map pass by. Space is counted, so a delta must not come twice:
     /// replay skips what is not after [`Catalog::lsn`], which the caller sets when a whole group is applied.
     pub fn apply(&mut self, delta: &Delta) {

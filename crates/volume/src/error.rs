@@ -15,6 +15,8 @@ pub enum PoolErrorKind {
     NotFound,
     /// There is one already.
     Exists,
+    /// A disk does not write a volume's blocks as a whole.
+    PhysicalBlock,
     /// The disk belongs to another pool.
     ForeignLabel,
     /// Disks of the pool are missing.
@@ -74,6 +76,23 @@ impl PoolError {
     }
 }
 
+/// Whose physical blocks are too small.
+#[derive(Debug)]
+pub struct PhysicalBlock {
+    /// The disk's path.
+    pub path: String,
+    /// What it writes as a whole.
+    pub bytes: u32,
+}
+
+impl fmt::Display for PhysicalBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has physical blocks of {} bytes", self.path, self.bytes)
+    }
+}
+
+impl std::error::Error for PhysicalBlock {}
+
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.what)?;
@@ -96,7 +115,10 @@ impl std::error::Error for PoolError {
 impl From<PoolError> for BlockError {
     fn from(error: PoolError) -> Self {
         let kind = match error.kind {
-            PoolErrorKind::InvalidField | PoolErrorKind::TooSmall | PoolErrorKind::Exists => ErrorKind::InvalidField,
+            PoolErrorKind::InvalidField
+            | PoolErrorKind::TooSmall
+            | PoolErrorKind::Exists
+            | PoolErrorKind::PhysicalBlock => ErrorKind::InvalidField,
             PoolErrorKind::NotFound | PoolErrorKind::Closed | PoolErrorKind::DiskMissing => ErrorKind::DeviceGone,
             PoolErrorKind::ForeignLabel | PoolErrorKind::Corrupt | PoolErrorKind::Io => ErrorKind::MediaError,
             PoolErrorKind::NoSpace => ErrorKind::NoSpace,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sds_io::sync::{channel, join_all, oneshot};
-use sds_io::{Clock, DiskId, Io};
+use sds_io::{Clock, DiskId, DiskInfo, Io};
 
 use crate::catalog::{LayerEntry, VolumeEntry};
 use crate::check_space::CheckLocks;
@@ -14,7 +14,7 @@ use crate::commit::{Committer, commit_regularly, relabel_disk};
 use crate::core::PoolCore;
 use crate::delta::Delta;
 use crate::env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, VOLUME_BYTES_MAX, VolumeSpec};
-use crate::error::{PoolError, PoolErrorKind};
+use crate::error::{PhysicalBlock, PoolError, PoolErrorKind};
 use crate::format::{check_disk, entry, format, new_label, plan};
 use crate::label_io::{catalog_bytes_max, clear_catalog, write_label};
 use crate::layout::catalog::encode_catalog;
@@ -54,6 +54,8 @@ pub struct DiskStatus {
     pub capacity_bytes: u64,
     /// Those of them that volumes have.
     pub allocated_bytes: u64,
+    /// What it writes as a whole.
+    pub physical_block_bytes: u32,
     /// False once a sync failed: what it holds is not certain any more.
     pub healthy: bool,
 }
@@ -253,6 +255,7 @@ impl<E: Io + Clock> Pool<E> {
             return Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(value));
         }
         self.change_catalog(CATALOG_ENTRY_BYTES, |ledger| {
+            check_whole_blocks(spec.logical_block_bytes, self.0.shared.disks().iter().map(|disk| &disk.info))?;
             if ledger.catalog.volumes.contains_key(&spec.uuid) {
                 return Err(PoolError::new(PoolErrorKind::Exists, "there is a volume of this uuid"));
             }
@@ -359,6 +362,8 @@ impl<E: Io + Clock> Pool<E> {
         let no = u16::try_from(disks.len()).map(DiskNo).map_err(|_| {
             PoolError::new(PoolErrorKind::InvalidField, "disks: a pool has 1 to 65,535").with_value(disks.len() as u64)
         })?;
+        let info = self.0.env.io.disk(disk.disk);
+        check_whole_blocks(shared.ledger().catalog.largest_block(), [&info])?;
         let layout = plan(&self.0.env.io, disk.disk, shared.extent_bytes, 0)?;
         let (epoch, openings) = {
             let label = lock(&disks[0].label);
@@ -378,6 +383,7 @@ impl<E: Io + Clock> Pool<E> {
             if ledger.catalog.disks.contains_key(&no) {
                 return Err(PoolError::new(PoolErrorKind::Busy, "another disk is being added"));
             }
+            check_whole_blocks(ledger.catalog.largest_block(), [&info])?;
             // Known to all cores before the first chunk of it can be given out.
             let mut all = disks.to_vec();
             all.push(Arc::clone(&new));
@@ -401,6 +407,7 @@ impl<E: Io + Clock> Pool<E> {
             tier: lock(&disk.label).tier.clone(),
             capacity_bytes: u64::from(disk.layout.data_chunks()) * shared.chunk_bytes(),
             allocated_bytes: u64::from(ledger.space.allocated_chunks(disk.no)) * shared.chunk_bytes(),
+            physical_block_bytes: disk.info.physical_block_bytes,
             healthy: !disk.sync_failed.load(Ordering::Acquire),
         };
         PoolStatus {
@@ -547,6 +554,14 @@ impl<E: Io + Clock> Pool<E> {
         }
         join_all(answers).await
     }
+}
+
+/// A volume promises its hosts that a power cut leaves each of its blocks old or new (NVMe AWUPF 0), so its disks must.
+fn check_whole_blocks<'a>(block_bytes: u32, disks: impl IntoIterator<Item = &'a DiskInfo>) -> Result<(), PoolError> {
+    let Some(disk) = disks.into_iter().find(|disk| disk.physical_block_bytes < block_bytes) else { return Ok(()) };
+    let what = "a volume's blocks must be written as a whole by each disk of its pool, they have bytes";
+    let source = PhysicalBlock { path: disk.path.clone(), bytes: disk.physical_block_bytes };
+    Err(PoolError::new(PoolErrorKind::PhysicalBlock, what).with_value(block_bytes.into()).with_source(source))
 }
 
 fn no_volume() -> PoolError {

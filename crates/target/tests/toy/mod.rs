@@ -198,6 +198,8 @@ impl Glue for ToyGlue {
             core: begin.local.index(),
             executing: 0,
         };
+        // One that is to be told that the node is full has no name; all others log in by coming.
+        assert!(begin.refuse || begin.place.give_to(&session.host), "a host's limit is above what tests open");
         let device = begin.devices.open(&VolumeKey("toy".to_owned()));
         let machine = Toy::new(begin.local.turn_now(), begin.refuse);
         (Self { device, session, executing: begin.executing }, machine)
