@@ -92,8 +92,20 @@ class Node:
 
         Returns:
             capacity_bytes, allocated_bytes, free_bytes, checkpoint_failed (bool: the journal fills up until a
-            checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), and disks: a
-            list of {uuid, tier, capacity_bytes, allocated_bytes, physical_block_bytes, state: "online" or "failed"}.
+            checkpoint succeeds), journal_failed (bool: nothing is durable until the pool is opened anew), journal_disks
+            (how many disks have the journal), and disks: a list of {uuid, tier, capacity_bytes, allocated_bytes,
+            physical_block_bytes, state: "online" or "failed"}.
+        """
+
+    def pool_check(self, uuid: str, pages_per_s_max: int) -> dict[str, object]:
+        """Compares all that speaks of the same: pages of the map, extents, owner tables, free space, the catalog.
+
+        It changes nothing, and hosts go on; it ends when all pages were seen, up to three times while they change.
+
+        Returns:
+            pages, extents, chunks, owners (counts of what was seen), pages_changing (how many were not compared with
+            owner tables), walks, findings (a list of str: what does not agree, up to 10,000), cut_off (bool: there may
+            be more).
         """
 
     def pool_scrub_start(self, uuid: str, bytes_per_second_max: int) -> None:
@@ -158,8 +170,8 @@ class Node:
     def events_next(self, timeout_ms: int) -> list[dict[str, object]] | None:
         """What happened: each {level, kind, message, subject}; None when the time is over or the node was stopped.
 
-        Kinds: pool-imported, pool-unclean, disk-failed, disk-lost-writes, block-corrupt, checkpoint-failed,
-        checkpoint-recovered, pool-full, pool-has-space.
+        Kinds: pool-imported, pool-unclean, metadata-damaged, disk-failed, disk-lost-writes, journal-disk-lost,
+        block-corrupt, checkpoint-failed, checkpoint-recovered, pool-full, pool-has-space.
         """
 
     def metrics(self) -> dict[str, object]:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sds.cli.client import fail, items, request
+from sds.cli.client import REFUSED, fail, items, request
 from sds.cli.output import Format, Output, Yes, confirm, show_done, show_item, show_items
 from sds.errors import InvalidValue
 from sds.names import format_size, parse_size
 
 MEMORY_PREFIX = "memfd:"
 IMPORT_LIMIT_S = 660.0  # A little more than the gateway's own.
+CHECK_LIMIT_S = 3660.0
 
 pool = typer.Typer(no_args_is_help=True, help="Disks with a common extent size.")
 scrub = typer.Typer(no_args_is_help=True, help="All that is sealed in a pool, read and verified.")
@@ -87,6 +88,22 @@ def pool_export(
     else:
         how = "closed in order" if done["closed"] else "forgotten as it was"
         show_done(f"pool {name} is {how}; on the node that is to have it:\n{done['command']}", output)
+
+
+@pool.command("check")
+def pool_check(
+    name: str,
+    rate: Annotated[int | None, typer.Option(help="Pages of the map a second, 512 extents each.  [1000]")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """See whether map, extents, owner tables and free space agree, while hosts go on. Status 1 if they do not."""
+    report = request("POST", f"/v1/pools/{name}/check", limit_s=CHECK_LIMIT_S, json={"pages_per_s_max": rate})
+    findings = report["findings"]
+    show_item(report if output is Format.JSON else report | {"findings": len(findings)}, output)
+    if output is Format.TABLE and findings:
+        show_done("\n".join(findings), output)
+    if not report["consistent"]:
+        raise typer.Exit(REFUSED)
 
 
 @pool.command("delete")

@@ -137,7 +137,20 @@ class Engine:
         """What is answered over the socket, by name."""
         parts = (self.pools, self.moving, self.scrubs, self.volumes, self.access, self)
         nouns = ("pool", "scrub", "disk", "volume", "host", "export", "event", "metrics", "health", "heat")
-        verbs = ("create", "add", "import", "list", "get", "update", "resize", "export", "delete", "start", "stop")
+        verbs = (
+            "create",
+            "add",
+            "import",
+            "list",
+            "get",
+            "update",
+            "resize",
+            "export",
+            "delete",
+            "start",
+            "stop",
+            "check",
+        )
         names = [f"{noun}_{verb}" for noun in nouns for verb in verbs]
         return {name: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
 

@@ -17,6 +17,9 @@ from sds.names import EXTENT_BYTES_DEFAULT, check_extent_bytes, check_name
 log = logging.getLogger(__name__)
 
 NAMED_MAX = 5  # How many names a refusal lists.
+CHECK_PAGES_PER_S = 1_000  # Half a million extents a second: some percent of a processor where the map is in memory.
+CHECK_PAGES_PER_S_MAX = 1_000_000
+FINDINGS_SHOWN_MAX = 100
 ADD_WAIT_MS = 1_000  # For a disk that just left another pool; who keeps it longer is named.
 
 
@@ -62,6 +65,41 @@ class Pools:
     async def pool_get(self, name: str) -> Item:
         """One pool."""
         return await self._item(self._state.pool(name))
+
+    async def pool_check(self, name: str, pages_per_s_max: int | None = None) -> Item:
+        """Compares all that speaks of the same: the map, extents, owner tables, free space. It reads alone, while hosts
+        go on.
+
+        Args:
+            pages_per_s_max: pages of the map a second, each 512 extents.
+
+        Returns:
+            name, consistent, what was counted, findings (the first FINDINGS_SHOWN_MAX), more (how many were left out),
+            cut_off (whether there may be still more).
+
+        Raises:
+            InvalidValue: the rate is refused.
+            NotFound, Conflict, Unavailable: the pool is missing, has no disk, or is not online.
+        """
+        rate = CHECK_PAGES_PER_S if pages_per_s_max is None else pages_per_s_max
+        if not 1 <= rate <= CHECK_PAGES_PER_S_MAX:
+            accepted = f"1 to {CHECK_PAGES_PER_S_MAX}"
+            raise InvalidValue("pages_per_s_max", f"a check can't look at {rate} pages a second", accepted)
+        pool = self._state.online_pool(name)
+        report = await core.call(self._state.node.pool_check, pool.uuid, rate)
+        found = report.pop("findings")
+        findings = [str(one) for one in found] if isinstance(found, list) else []
+        if findings:
+            message = f"pool {name} does not agree with itself in {len(findings)} places, the first: {findings[0]}"
+            self._state.events.add("error", "pool-inconsistent", message, f"pool/{name}")
+        shown = findings[:FINDINGS_SHOWN_MAX]
+        return {
+            "name": name,
+            "consistent": not findings,
+            **report,
+            "findings": shown,
+            "more": len(findings) - len(shown),
+        }
 
     async def pool_delete(self, name: str) -> None:
         """Deletes a pool that holds no volume; its disks are blank after.
@@ -261,6 +299,7 @@ class Pools:
             "free_bytes": _number(status, "free_bytes"),
             "provisioned_bytes": provisioned,
             "overcommit": round(provisioned / capacity, 3) if capacity else None,
+            "journal_disks": _number(status, "journal_disks"),
             "disks": len(pool.disks),
             "volumes": len(volumes),
             "created": pool.created,

@@ -60,6 +60,7 @@ class Pool(BaseModel):
     free_bytes: Bytes
     provisioned_bytes: int = Field(description="The sum of its volumes' sizes.")
     overcommit: float | None = Field(description="provisioned_bytes / capacity_bytes; null without a disk.")
+    journal_disks: int = Field(description="How many disks have a current copy of the journal: two is safer.")
     disks: int
     volumes: int
     created: Time
@@ -142,6 +143,32 @@ class Scrub(BaseModel):
     unsealed_blocks: int = Field(description="Data that has no CRC yet: it was written not long ago.")
     disks: list[ScrubDisk]
     schedule: ScrubSchedule
+
+
+class PoolCheck(Body):
+    """How to check a pool."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pages_per_s_max": 1000}]})
+
+    pages_per_s_max: int | None = Field(
+        default=None, description="Pages of the map a second, each 512 extents; 1,000 if not given."
+    )
+
+
+class PoolChecked(BaseModel):
+    """Whether what a pool keeps in several places agrees."""
+
+    name: str
+    consistent: bool
+    pages: int = Field(description="Pages of the map that were seen.")
+    extents: int
+    chunks: int
+    owners: int = Field(description="Entries of owner tables that were compared with their extents.")
+    pages_changing: int = Field(description="Pages that hosts changed meanwhile: not compared with owner tables.")
+    walks: int = Field(description="While hosts write, what does not agree counts only if up to 3 walks say it.")
+    findings: list[str] = Field(description="What does not agree, and where: the first 100.")
+    more: int = Field(description="How many findings are not shown.")
+    cut_off: bool = Field(description="The check ended at 10,000 findings.")
 
 
 class DiskAdd(Body):

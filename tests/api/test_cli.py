@@ -43,6 +43,7 @@ POOL = {
     "free_bytes": 1 << 40,
     "provisioned_bytes": 0,
     "overcommit": 0.0,
+    "journal_disks": 1,
     "disks": 2,
     "volumes": 0,
     "created": "2026-01-01T00:00:00+00:00",

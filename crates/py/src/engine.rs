@@ -174,6 +174,9 @@ impl Engine {
             pool.disks.retain(|disk| !recovered.unused.contains(disk));
         }
         recovered.unused.iter().for_each(|disk| self.disks.close(*disk));
+        for what in &recovered.damage {
+            self.events.push(Event::of_pool(Level::Warning, "metadata-damaged", &name, what.clone()));
+        }
         if recovered.imported {
             let message = format!("the metadata of pool {name} was rebuilt from its disks");
             self.events.push(Event::of_pool(Level::Warning, "pool-imported", &name, message));
@@ -181,6 +184,10 @@ impl Engine {
         for disk in &recovered.lost_writes {
             let message = format!("disk {} of pool {name} lost what it said was durable, maybe data as well", disk.0);
             self.events.push(Event::of_pool(Level::Error, "disk-lost-writes", &name, message));
+        }
+        for disk in &recovered.left_journal {
+            let message = format!("disk {} of pool {name} left its journal before the pool was opened", disk.0);
+            self.events.push(Event::of_pool(Level::Error, "journal-disk-lost", &name, message));
         }
         if recovered.unclean {
             let message = format!("pool {name} was not closed before: what was open was replayed");

@@ -23,7 +23,8 @@ use crate::metrics::{Metrics, gather};
 use crate::options::Options;
 use crate::refusal::Refusal;
 use crate::shapes::{
-    DiskShape, ExportShape, LabelShape, NewDiskShape, PoolShape, RecoveredShape, ScrubShape, SessionShape, VolumeShape,
+    CheckShape, DiskShape, ExportShape, LabelShape, NewDiskShape, PoolShape, RecoveredShape, ScrubShape, SessionShape,
+    VolumeShape,
 };
 use crate::uuid::{Uuid, volume_key};
 
@@ -133,6 +134,12 @@ impl Node {
             Ok(())
         };
         Ok(py.detach(|| self.engine.command(uuid, stop))?)
+    }
+
+    fn pool_check(&self, py: Python<'_>, uuid: Uuid, pages_per_s_max: u32) -> PyResult<CheckShape> {
+        let report =
+            py.detach(|| self.engine.command(uuid, move |pool| async move { pool.check(pages_per_s_max).await }))?;
+        Ok(report.into())
     }
 
     #[pyo3(signature = (pool, volume_uuid, size_bytes, logical_block_bytes = 512))]

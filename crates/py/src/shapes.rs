@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use sds_io::{DiskId, DiskInfo};
 use sds_target::glue::SessionInfo;
 use sds_target::{Access, Export, Protocol};
+use sds_volume::check::CheckReport;
 use sds_volume::label_io::LabelReport;
 use sds_volume::{DiskStatus, NewDisk, PoolStatus, Recovered, ScrubDisk, ScrubState, ScrubStatus, VolumeStatus};
 
@@ -144,6 +145,7 @@ pub struct PoolShape {
     free_bytes: u64,
     checkpoint_failed: bool,
     journal_failed: bool,
+    journal_disks: usize,
     disks: Vec<PoolDiskShape>,
 }
 
@@ -157,6 +159,7 @@ impl From<PoolStatus> for PoolShape {
             free_bytes: capacity_bytes - allocated_bytes,
             checkpoint_failed: status.checkpoint_failed,
             journal_failed: status.journal_failed,
+            journal_disks: status.journal_disks,
             disks: status.disks.into_iter().map(PoolDiskShape::from).collect(),
         }
     }
@@ -207,6 +210,34 @@ impl From<ScrubStatus> for ScrubShape {
             pages: status.pages,
             unsealed_blocks: status.unsealed,
             disks: status.disks.into_iter().map(disk).collect(),
+        }
+    }
+}
+
+/// What a check of a pool came to.
+#[derive(IntoPyObject)]
+pub struct CheckShape {
+    pages: u64,
+    extents: u64,
+    chunks: u64,
+    owners: u64,
+    pages_changing: u64,
+    walks: u32,
+    cut_off: bool,
+    findings: Vec<String>,
+}
+
+impl From<CheckReport> for CheckShape {
+    fn from(report: CheckReport) -> Self {
+        Self {
+            pages: report.pages,
+            extents: report.extents,
+            chunks: report.chunks,
+            owners: report.owners,
+            pages_changing: report.pages_changing,
+            walks: report.walks,
+            cut_off: report.cut_off,
+            findings: report.findings.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -51,6 +51,7 @@ struct Watched {
     failed_disks: HashSet<[u8; 16]>,
     corrupt_blocks: u64,
     corrupt_told_at: Option<Duration>,
+    left_journal: HashSet<[u8; 16]>,
 }
 
 impl Watched {
@@ -61,6 +62,15 @@ impl Watched {
             if self.failed_disks.insert(disk.uuid) {
                 let message = format!("disk {} of pool {name} failed; what it holds is not certain", disk.disk.0);
                 tell(Level::Error, "disk-failed", message);
+            }
+        }
+        // A disk says of itself that it left, for as long as the pool is open: a count of those left could rise again
+        // before it is looked at. Where the engine dies before that, the next opening tells of the disk's older epoch.
+        for disk in status.disks.iter().filter(|disk| disk.left_journal) {
+            if self.left_journal.insert(disk.uuid) {
+                let (no, left) = (disk.disk.0, status.journal_disks);
+                let message = format!("disk {no} of pool {name} left its journal; disks that have it now: {left}");
+                tell(Level::Error, "journal-disk-lost", message);
             }
         }
         let recent = self.corrupt_told_at.is_some_and(|at| now < at + Duration::from_millis(TELL_AGAIN_MS));

@@ -165,9 +165,8 @@ pub trait Engine: Sized + 'static {
     fn add_disk(&self, disk: DiskId) -> impl Future<Output = Result<(), Refusal>>;
     /// Puts or removes a document; durable when it returns.
     fn put_document(&self, key: String, value: Option<Vec<u8>>) -> impl Future<Output = Result<(), Refusal>>;
-    /// A block on one of `disks`, between two lives, of which there is another copy that is as good; `rebuilds`: the
-    /// metadata store may be lost, so owner tables have to be complete.
-    fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable>;
+    /// A block on one of `disks`, between two lives, of which there is another copy that is as good.
+    fn expendable(world: &World, disks: &[DiskId], random: &mut Random) -> Option<Expendable>;
     /// Places on one of `disks` where the pool has another copy of all that lies there, even while it is open.
     fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered>;
     /// A sealed block, if there is one at hand.
@@ -176,6 +175,8 @@ pub trait Engine: Sized + 'static {
     }
     /// Begins to verify all that is sealed, beside everything else.
     fn scrub(&self) {}
+    /// What does not agree among all that the engine keeps in several places.
+    fn check(&self) -> impl Future<Output = Result<Vec<String>, Refusal>>;
     /// Says how it is.
     fn health(&self) -> Health;
     /// Ends it: everything answered is durable when this returns.

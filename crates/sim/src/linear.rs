@@ -296,12 +296,16 @@ impl Engine for Linear {
         Ok(())
     }
 
-    fn expendable(_: &World, _: &[DiskId], _: bool, _: &mut Random) -> Option<Expendable> {
+    fn expendable(_: &World, _: &[DiskId], _: &mut Random) -> Option<Expendable> {
         None
     }
 
     fn covered(_: &World, _: &[DiskId], _: bool, _: &mut Random) -> Option<Covered> {
         None
+    }
+
+    async fn check(&self) -> Result<Vec<String>, Refusal> {
+        Ok(Vec::new())
     }
 
     fn health(&self) -> Health {

@@ -162,8 +162,13 @@ impl Engine for PoolEngine {
         self.cores[0].put_document(key, value).await.map_err(refusal)
     }
 
-    fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable> {
-        rot::expendable(world, disks, rebuilds, random)
+    fn expendable(world: &World, disks: &[DiskId], random: &mut Random) -> Option<Expendable> {
+        rot::expendable(world, disks, random)
+    }
+
+    async fn check(&self) -> Result<Vec<String>, Refusal> {
+        let report = self.cores[0].check(u32::MAX).await.map_err(refusal)?;
+        Ok(report.findings.iter().map(ToString::to_string).collect())
     }
 
     fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Covered> {

@@ -1,8 +1,8 @@
 //! Blocks that a pool can do without, found on its disks between two lives.
 //!
 //! A copy may be spoiled only while the other one is as good: after a crash in the middle of a change it is not, and a
-//! pool that then loses the newer one has lost more than it promises to bear. Of the two places of an owner block the
-//! older one is always expendable; the newer one only where the metadata store is never lost, which has the same.
+//! pool that then loses the newer one has lost more than it promises to bear. Of the two places of an owner block
+//! either is expendable at any time: what one alone has is still in the journal.
 
 use sds_io::DiskId;
 use sds_volume::layout::catalog::{decode_slot, slot_bytes};
@@ -19,7 +19,7 @@ use crate::world::World;
 const OWNER_BLOCKS_TRIED_MAX: usize = 64;
 
 /// See [`crate::engine::Engine::expendable`].
-pub fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Random) -> Option<Expendable> {
+pub fn expendable(world: &World, disks: &[DiskId], random: &mut Random) -> Option<Expendable> {
     let disk = disks[random.index(disks.len())];
     let labels = [LABEL_A_OFFSET, LABEL_B_OFFSET]
         .map(|offset| Label::decode(&world.durable(disk, offset, LABEL_BYTES as usize)?).ok());
@@ -39,7 +39,7 @@ pub fn expendable(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut 
         Spoiled::Label => [LABEL_A_OFFSET, LABEL_B_OFFSET][either as usize],
         Spoiled::Catalog => catalog_slot(world, disks, disk, &a.layout, either)?,
         Spoiled::JournalHeader => journal_header(world, disk, &a, either)?,
-        Spoiled::OwnerBlock => owner_place(world, disk, &a, rebuilds, random)?,
+        Spoiled::OwnerBlock => owner_place(world, disk, &a, random)?,
         Spoiled::JournalFrame => journal_frame(world, disks, disk, &a, random)?,
     };
     Some(Expendable { what, disk, offset })
@@ -114,7 +114,7 @@ pub fn covered(world: &World, disks: &[DiskId], rebuilds: bool, random: &mut Ran
     Some(Covered { disk, regions })
 }
 
-fn owner_place(world: &World, disk: DiskId, label: &Label, rebuilds: bool, random: &mut Random) -> Option<u64> {
+fn owner_place(world: &World, disk: DiskId, label: &Label, random: &mut Random) -> Option<u64> {
     let geometry = OwnerGeometry::new(label.layout.extent_bytes);
     let blocks = geometry.blocks(label.layout.chunks);
     let offset = |block, place| label.layout.owner_offset + (block * 2 + place) * OWNER_BLOCK_BYTES;
@@ -124,8 +124,6 @@ fn owner_place(world: &World, disk: DiskId, label: &Label, rebuilds: bool, rando
             let bytes = world.durable(disk, offset(block, place), OWNER_BLOCK_BYTES as usize)?;
             Some(OwnerBlock::decode(&bytes, &geometry, &label.disk_uuid, block as u32).ok()?.sequence)
         };
-        let older = u64::from(sequence(0)? > sequence(1)?);
-        let newer_goes = !rebuilds && random.chance(500);
-        Some(offset(block, if newer_goes { 1 - older } else { older }))
+        (sequence(0).is_some() && sequence(1).is_some()).then(|| offset(block, random.index(2) as u64))
     })
 }

@@ -233,7 +233,9 @@ impl<E: Engine> Run<E> {
         }
         let mut alive = self.settle_to(scheduler, 1)? && (!last || self.verify(scheduler, &engine)?);
         if alive && last && !self.knobs.faulty() {
-            alive = self.give_all_back(scheduler, &engine)?;
+            alive = self.agrees(scheduler, &engine)?
+                && self.give_all_back(scheduler, &engine)?
+                && self.agrees(scheduler, &engine)?;
         }
         self.count(&engine, before);
         if !alive || !stops {
@@ -472,6 +474,18 @@ impl<E: Engine> Run<E> {
             }
         }
         self.settle_to(scheduler, 1)
+    }
+
+    // All that the engine keeps in several places says the same, unless a disk did wrong in one of them.
+    fn agrees(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        let engine = Rc::clone(engine);
+        let checked = self.wait(scheduler, async move { engine.check().await }, "a check")?;
+        match checked {
+            None => Ok(false),
+            Some(Ok(findings)) if findings.is_empty() || self.disks_did_wrong() => Ok(true),
+            Some(Ok(findings)) => Err(format!("the check found: {}", findings.join("; "))),
+            Some(Err((_, what))) => Err(format!("the pool can't be checked: {what}")),
+        }
     }
 
     // Discards everything: then nothing may stay allocated, whatever was refused, given up or killed before.

@@ -191,7 +191,8 @@ impl<E: Io + Clock> Checkpointer<E> {
         batch.push((rows::CATALOG_KEY.to_vec(), Some(catalog.clone())));
         batch.push((rows::CHECKPOINT_KEY.to_vec(), Some(rows::encode_checkpoint(up_to))));
         let disks = self.core.shared.disks();
-        let writes = disks.iter().map(|disk| save_on_disk(&self.core, disk, &catalog, lsn)).collect();
+        let left = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire));
+        let writes = left.map(|disk| save_on_disk(&self.core, disk, &catalog, lsn)).collect();
         join_all(writes).await.into_iter().collect::<Result<(), PoolError>>()?;
         self.put(batch).await
     }

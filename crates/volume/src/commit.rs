@@ -15,6 +15,7 @@ use sds_io::{Clock, Io};
 use crate::core::PoolCore;
 use crate::env::CoreEnv;
 use crate::error::{PoolError, PoolErrorKind};
+use crate::format::member;
 use crate::journal::{Journal, JournalError, LostMember, Outcome};
 use crate::label_io::write_label;
 use crate::layout::label::Label;
@@ -39,11 +40,13 @@ impl<E: Io + Clock> Committer<E> {
         while let Some(request) = self.requests.next().await {
             let mut waiting: Vec<Done> = Vec::new();
             let mut trims: Vec<(Lsn, Done)> = Vec::new();
+            let mut admits: Vec<(Arc<PoolDisk>, Done)> = Vec::new();
             let mut stop = None;
             let mut next = Some(request);
             while let Some(request) = next {
                 match request {
                     CommitRequest::Durable(done) => waiting.push(done),
+                    CommitRequest::Admit(disk, done) => admits.push((disk, done)),
                     CommitRequest::Trim(lsn, done) => trims.push((lsn, done)),
                     CommitRequest::Stop(done) => stop = Some(done),
                 }
@@ -60,6 +63,9 @@ impl<E: Io + Clock> Committer<E> {
             }
             for (lsn, done) in trims {
                 done.send(self.trim(lsn).await);
+            }
+            for (disk, done) in admits {
+                done.send(self.admit(&disk).await);
             }
             if let Some(done) = stop {
                 done.send(());
@@ -113,7 +119,10 @@ impl<E: Io + Clock> Committer<E> {
         for LostMember { disk, error } in lost {
             log::error!("pool {}: disk {} left the journal, epoch {epoch}: {error}", self.shared.name, disk.0);
         }
-        let left = disks.iter().filter(|disk| lost.iter().all(|lost| lost.disk != disk.disk));
+        for disk in disks.iter().filter(|disk| lost.iter().any(|lost| lost.disk == disk.disk)) {
+            disk.lost.store(true, Ordering::Release);
+        }
+        let left = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire));
         let relabel = |label: &mut Label| label.pool_epoch = epoch;
         let labels = left.map(|disk| relabel_disk(&self.env.io, disk, self.shared.planted, relabel)).collect();
         join_all(labels).await.into_iter().collect::<Result<(), PoolError>>()?;
@@ -150,6 +159,15 @@ impl<E: Io + Clock> Committer<E> {
         synced.map_err(|error| PoolError::new(PoolErrorKind::Io, what).with_source(error))?;
         disk.synced.fetch_max(completed, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// The disk's label says that it has a copy only when it has it: until then what it has counts for nothing.
+    async fn admit(&mut self, disk: &Arc<PoolDisk>) -> Result<(), PoolError> {
+        let failed = |error| PoolError::new(PoolErrorKind::Io, "the journal can't be copied").with_source(error);
+        let member = member(disk.disk, &lock(&disk.label));
+        let outcome = self.journal.admit(member).await.map_err(failed)?;
+        self.settle(outcome).await?;
+        relabel_disk(&self.env.io, disk, self.shared.planted, |label| label.journal = true).await
     }
 
     async fn trim(&mut self, lsn: Lsn) -> Result<(), PoolError> {

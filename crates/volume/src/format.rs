@@ -7,15 +7,13 @@ use crate::catalog::DiskEntry;
 use crate::delta::Delta;
 use crate::env::{CoreEnv, NewDisk, PoolEnv, PoolSpec};
 use crate::error::{PoolError, PoolErrorKind};
-use crate::journal::{Journal, JournalMember};
+use crate::journal::{JOURNAL_MEMBERS_MAX, Journal, JournalMember};
 use crate::label_io::{clear_catalog, write_label};
 use crate::layout::delta::encode_group;
 use crate::layout::disk::{DEFAULT_JOURNAL_BYTES, DiskLayout, is_extent_size};
 use crate::layout::label::{Label, NAME_BYTES_MAX};
 use crate::place::{DiskNo, Lsn};
 
-/// Disks that have a copy of the journal.
-const JOURNAL_MEMBERS_MAX: usize = 2;
 /// Rows that are deleted from the MetaStore at a time.
 const CLEAR_ROWS_MAX: usize = 4096;
 /// A new pool's epoch.

@@ -99,7 +99,7 @@ const fn in_one_block(chunk: u32, blocks: u32) -> bool {
 }
 
 /// The owner entries of a record's chunks.
-fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<OwnerUpdate> {
+pub(crate) fn record_owners(key: PageKey, record: &Record, lsn: Lsn, blocks: u32) -> Vec<OwnerUpdate> {
     let entry = |slot: usize, whole_run: Option<BlockState>, states: Vec<BlockState>| OwnerEntry {
         id: record.id,
         tree: key.tree,

@@ -33,12 +33,13 @@ const BATCH_BYTES: usize = 1 << 20;
 /// What a page's buffer takes beside its bytes.
 const PAGE_BYTES: usize = 64;
 
-/// Rebuilds everything up to the journal's `start`.
+/// Rebuilds everything up to the journal's `start`; says of what was bad on the disks in `damage`.
 pub(crate) async fn import<E: Io + Clock>(
     io: &E,
     meta: &dyn MetaStore,
     members: &[Member],
     start: Lsn,
+    damage: &mut Vec<String>,
 ) -> Result<Checkpoint, PoolError> {
     let before = Lsn(start.0 - 1);
     let catalog = newest_catalog(io, members, before).await?;
@@ -49,18 +50,19 @@ pub(crate) async fn import<E: Io + Clock>(
     let geometry = OwnerGeometry::new(members[0].label.layout.extent_bytes);
     let mut sorter = Sorter { meta, geometry, pages: FxHashMap::default(), bytes: 0, rows: 0 };
     for member in members {
-        gather(io, member, &trees, &mut sorter).await?;
+        gather(io, member, &trees, &mut sorter, damage).await?;
     }
     sorter.flush().await?;
     rebuild(io, meta, members, catalog, before).await
 }
 
-/// Puts what the owner table of one disk claims into `sorter`.
+/// Puts what the owner table of one disk claims into `sorter`; says what was bad in `damage`.
 async fn gather<E: Io>(
     io: &E,
     member: &Member,
     trees: &FxHashSet<TreeId>,
     sorter: &mut Sorter<'_>,
+    damage: &mut Vec<String>,
 ) -> Result<(), PoolError> {
     let table = OwnerTable::new(io.clone(), member.disk, member.label.layout.clone(), member.label.disk_uuid);
     let mut report = OwnerReport::default();
@@ -76,8 +78,13 @@ async fn gather<E: Io>(
         sorter.make_room().await?;
     }
     claims.end_run(u32::MAX, &mut sorter.taking(disk, trees));
+    let path = io.disk(member.disk).path;
     for chunk in report.damaged {
-        log::error!("{}: the owners of chunk {chunk} and on are lost", io.disk(member.disk).path);
+        log::error!("{path}: the owners of chunk {chunk} and on are lost");
+        damage.push(format!("both places of the owner block of chunk {chunk} of {path} are bad: its extents are lost"));
+    }
+    for chunk in report.half {
+        damage.push(format!("a place of the owner block of chunk {chunk} of {path} is bad; the other one holds"));
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ impl<E: Io + Clock> PoolCore<E> {
                 Message::Collect(up_to, pages_max, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.collect(up_to, pages_max).await) });
                 }
+                Message::Look(page, answer) => {
+                    self.env.spawner.spawn(async move { answer.send(core.look(page).await) });
+                }
                 Message::Saved(pages, stored) => self.saved(&pages, stored),
                 Message::DropPage(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.drop_page(page).await) });

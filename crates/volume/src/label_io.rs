@@ -140,7 +140,8 @@ pub const fn catalog_bytes_max(layout: &DiskLayout) -> usize {
     layout.catalog_slot_bytes as usize - SLOT_HEADER_BYTES
 }
 
-/// Writes the catalog to the slot that does not hold the newest one, and syncs the disk.
+/// Writes the catalog to the slot that does not hold the newest one, to both if neither holds any; durable when this
+/// returns.
 ///
 /// # Errors
 /// If it is too large or the disk fails; the newest one is intact all the same.
@@ -155,13 +156,17 @@ pub async fn write_catalog<E: Io>(
         return Err(CatalogError::TooLarge { bytes: catalog.len(), bytes_max: catalog_bytes_max(layout) });
     }
     let slots = read_slots(io, disk, layout).await;
-    let slot = match newest(&slots) {
-        Some((slot, _, _)) => 1 - slot,
-        None => 0,
+    let order: &[u64] = match newest(&slots) {
+        Some((0, ..)) => &[1],
+        Some(_) => &[0],
+        None => &[0, 1],
     };
     let bytes = Buffer::copy_of(&encode_slot(sequence, catalog)).share();
-    io.write(disk, layout.catalog_slot_offset(slot), bytes, false).await.map_err(CatalogError::Io)?;
-    io.sync(disk).await.map_err(CatalogError::Io)
+    for slot in order {
+        io.write(disk, layout.catalog_slot_offset(*slot), bytes.clone(), false).await.map_err(CatalogError::Io)?;
+        io.sync(disk).await.map_err(CatalogError::Io)?;
+    }
+    Ok(())
 }
 
 /// Makes both catalog slots void: before a label is written to a disk that may have been in a pool.
@@ -196,6 +201,12 @@ pub(crate) async fn catalog_mark<E: Io>(io: &E, disk: DiskId, layout: &DiskLayou
         return None;
     }
     newest(&slots).map(|(_, sequence, _)| Lsn(sequence))
+}
+
+/// What is wrong with a disk's catalog slots, 0 and 1; one that was never written is not wrong.
+pub async fn bad_catalog_slots<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> [Option<SlotError>; 2] {
+    let slots = read_slots(io, disk, layout).await;
+    slots.map(|slot| slot.err().filter(|error| !matches!(error, SlotError::Decode(error) if error.is_foreign())))
 }
 
 type Slot = Result<(u64, Vec<u8>), SlotError>;

@@ -73,6 +73,7 @@ mod rebuild;
 mod inbox;
 mod delete;
 mod scrub;
+pub mod check;
 pub mod pool;
 
 pub use env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, Tuning, VolumeSpec};

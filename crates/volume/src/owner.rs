@@ -1,14 +1,14 @@
 //! Owner tables on disks: read, changed, written.
 //!
-//! Considerations: a block's two places are written in turn, so a torn write loses only what is newer, and that is in
-//! the journal until a sync has ended. Two writes to one block without a sync between could lose both places at once:
-//! so before a block is written again, the disk is synced. That is rare, because a checkpoint writes a block once.
+//! Considerations: a block's two places are written one after the other, with a sync between, so that one of them is
+//! whole at any moment; and both have all that the journal forgets, so that either may rot and nothing is lost, even
+//! where the MetaStore is lost, too. The downside: a checkpoint writes each block twice and syncs twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sds_io::sync::join_all;
-use sds_io::{Buffer, DiskId, Io, IoError};
+use sds_io::{Buffer, DiskId, Io, IoError, Slice};
 
 use crate::layout::codec::DecodeError;
 use crate::layout::disk::DiskLayout;
@@ -19,8 +19,8 @@ use crate::place::Lsn;
 const BLOCKS_IN_FLIGHT_MAX: usize = 32;
 /// Blocks that a scan reads at once: 512 KiB with both places.
 const SCAN_BLOCKS: u32 = 64;
-/// Blocks that may be written without a sync by this table; then it syncs.
-const UNSYNCED_BLOCKS_MAX: usize = 1 << 16;
+/// Blocks that wait for a sync and their second write, each with its 4 KiB in memory; then the table syncs.
+const UNSETTLED_BLOCKS_MAX: usize = 4096;
 
 /// An owner table can't be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct OwnerReport {
     pub blocks: u32,
     /// The first chunks of blocks of which neither place is intact though one was written: what they said is lost.
     pub damaged: Vec<u32>,
+    /// In a scan, the first chunks of blocks of which one place is damaged and the other one says all.
+    pub half: Vec<u32>,
 }
 
 /// A disk's owner table.
@@ -55,31 +57,58 @@ pub struct OwnerTable<E> {
     layout: DiskLayout,
     geometry: OwnerGeometry,
     disk_uuid: [u8; 16],
-    unsynced: BTreeSet<u32>,
+    /// Blocks whose first place may have been written since the last sync, and what the other place is to hold after
+    /// it; `None`: the write failed.
+    unsettled: BTreeMap<u32, Option<OtherPlace>>,
+}
+
+/// What a block's older place is to hold.
+struct OtherPlace {
+    place: u64,
+    bytes: Slice,
 }
 
 /// A block as it is on the disk.
 enum Found {
-    /// One place or both are intact; which one is newer.
-    Intact(OwnerBlock, u64),
+    /// One place or both are intact: what the newer one says, which that is, and what is with the other.
+    Intact(OwnerBlock, u64, Other),
     /// Nothing of this disk's was ever written.
     Blank,
     /// Something was, and is damaged.
     Damaged,
 }
 
+/// What is with a block's other place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Same,
+    Older,
+    Blank,
+    Bad,
+}
+
 type Update = (u32, Option<OwnerEntry>, Lsn);
+
+/// What came of a block's update.
+struct Changed {
+    /// One of its places was written.
+    written: bool,
+    /// Its first chunk, if neither place was intact.
+    damaged: Option<u32>,
+    /// What is to follow after a sync.
+    copy: Option<OtherPlace>,
+}
 
 impl<E: Io> OwnerTable<E> {
     /// The table of a disk whose label has this layout and uuid. Nothing is read.
     #[must_use]
     pub fn new(io: E, disk: DiskId, layout: DiskLayout, disk_uuid: [u8; 16]) -> Self {
         let geometry = OwnerGeometry::new(layout.extent_bytes);
-        Self { io, disk, layout, geometry, disk_uuid, unsynced: BTreeSet::new() }
+        Self { io, disk, layout, geometry, disk_uuid, unsettled: BTreeMap::new() }
     }
 
-    /// Changes the entries of chunks; `None` is free. An entry that is newer than its update stays. What was written is
-    /// durable after the disk's next sync ([`OwnerTable::sync`] or any other): only then may the journal forget it.
+    /// Changes the entries of chunks; `None` is free. An entry that is newer than its update stays. Only after
+    /// [`OwnerTable::sync`] may the journal forget what was changed.
     ///
     /// # Errors
     /// The disk's. Some blocks may have been written; to do it again is harmless.
@@ -92,34 +121,57 @@ impl<E: Io> OwnerTable<E> {
             assert!(update.0 < self.layout.chunks, "chunk {} of {}", update.0, self.layout.chunks);
             blocks.entry(self.geometry.block_of(update.0).0).or_default().push(update);
         }
-        if self.unsynced.len() > UNSYNCED_BLOCKS_MAX || blocks.keys().any(|block| self.unsynced.contains(block)) {
-            let chunk = blocks.keys().next().map_or(0, |block| self.geometry.first_chunk(*block));
-            self.sync().await.map_err(|error| OwnerError { chunk, error })?;
+        if blocks.keys().any(|block| self.unsettled.contains_key(block)) {
+            self.sync_before(blocks.keys().next()).await?;
         }
         let mut report = OwnerReport::default();
         let mut blocks = blocks.into_iter().peekable();
         while blocks.peek().is_some() {
+            if self.unsettled.len() > UNSETTLED_BLOCKS_MAX {
+                self.sync_before(blocks.peek().map(|(block, _)| block)).await?;
+            }
             let batch: Vec<_> = blocks.by_ref().take(BLOCKS_IN_FLIGHT_MAX).collect();
             // Noted before they are written: a failed write may have changed the disk as well.
-            self.unsynced.extend(batch.iter().map(|(block, _)| *block));
+            self.unsettled.extend(batch.iter().map(|(block, _)| (*block, None)));
+            let numbers: Vec<u32> = batch.iter().map(|(block, _)| *block).collect();
             let this = &*self;
             let changes = batch.into_iter().map(|(block, updates)| this.change(block, updates)).collect();
-            for changed in join_all(changes).await {
-                let (written, damaged) = changed?;
+            for (block, changed) in numbers.into_iter().zip(join_all(changes).await) {
+                let Changed { written, damaged, copy } = changed?;
                 report.blocks += u32::from(written);
                 report.damaged.extend(damaged);
+                match copy {
+                    Some(copy) => self.unsettled.insert(block, Some(copy)),
+                    None => self.unsettled.remove(&block),
+                };
             }
         }
         Ok(report)
     }
 
-    /// Makes what was written durable.
+    async fn sync_before(&mut self, block: Option<&u32>) -> Result<(), OwnerError> {
+        let chunk = block.map_or(0, |block| self.geometry.first_chunk(*block));
+        self.sync().await.map_err(|error| OwnerError { chunk, error })
+    }
+
+    /// Makes what was written durable, in both places.
     ///
     /// # Errors
     /// The disk's; what was written since the last sync must then be written again.
     pub async fn sync(&mut self) -> Result<(), IoError> {
+        if self.unsettled.is_empty() {
+            return Ok(());
+        }
         self.io.sync(self.disk).await?;
-        self.unsynced.clear();
+        let copies: Vec<_> = self.unsettled.iter().filter_map(|(block, copy)| Some((*block, copy.as_ref()?))).collect();
+        for batch in copies.chunks(BLOCKS_IN_FLIGHT_MAX) {
+            let write = |(block, copy): &(u32, &OtherPlace)| {
+                self.io.write(self.disk, self.place(*block, copy.place), copy.bytes.clone(), false)
+            };
+            join_all(batch.iter().map(write).collect()).await.into_iter().collect::<Result<(), _>>()?;
+        }
+        self.io.sync(self.disk).await?;
+        self.unsettled.clear();
         Ok(())
     }
 
@@ -164,7 +216,10 @@ impl<E: Io> OwnerTable<E> {
             match found {
                 Found::Blank => continue,
                 Found::Damaged => report.damaged.push(chunk),
-                Found::Intact(found, _) => {
+                Found::Intact(found, _, other) => {
+                    if other == Other::Bad {
+                        report.half.push(chunk);
+                    }
                     let slots = (chunk..self.layout.chunks).zip(found.entries);
                     slots.filter_map(|(chunk, slot)| Some((chunk, slot?))).for_each(|(chunk, (lsn, entry))| {
                         each(chunk, lsn, entry);
@@ -176,14 +231,39 @@ impl<E: Io> OwnerTable<E> {
         Ok((end < blocks).then_some(end))
     }
 
-    /// Reads, changes and writes one block. Whether it was written, and its first chunk if it was damaged.
-    async fn change(&self, block: u32, updates: Vec<Update>) -> Result<(bool, Option<u32>), OwnerError> {
-        let chunk = self.geometry.first_chunk(block);
-        let (mut content, newest, damaged) = match self.read(block).await? {
-            Found::Intact(content, place) => (content, place, None),
-            Found::Blank => (OwnerBlock::empty(&self.geometry, block), 1, None),
-            Found::Damaged => (OwnerBlock::empty(&self.geometry, block), 1, Some(chunk)),
+    /// What the table says of chunks, in the order given: since when and whose each is; `None`: it never had an owner,
+    /// or what was said is damaged.
+    ///
+    /// # Errors
+    /// The disk's, if neither place of a block can be read.
+    pub async fn entries(&self, chunks: &[u32]) -> Result<Vec<Option<(Lsn, Option<OwnerEntry>)>>, OwnerError> {
+        let numbers: BTreeSet<u32> = chunks.iter().map(|chunk| self.geometry.block_of(*chunk).0).collect();
+        let numbers: Vec<u32> = numbers.into_iter().collect();
+        let mut blocks = BTreeMap::new();
+        for batch in numbers.chunks(BLOCKS_IN_FLIGHT_MAX) {
+            let reads = batch.iter().map(|block| self.read(*block)).collect();
+            for (block, found) in batch.iter().zip(join_all(reads).await) {
+                if let Found::Intact(content, ..) = found? {
+                    blocks.insert(*block, content);
+                }
+            }
+        }
+        let entry = |chunk: &u32| {
+            let (block, slot) = self.geometry.block_of(*chunk);
+            blocks.get(&block).and_then(|content: &OwnerBlock| content.entries[slot].clone())
         };
+        Ok(chunks.iter().map(entry).collect())
+    }
+
+    /// Reads, changes and writes the older place of one block.
+    async fn change(&self, block: u32, updates: Vec<Update>) -> Result<Changed, OwnerError> {
+        let chunk = self.geometry.first_chunk(block);
+        let (mut content, newest, same, damaged) = match self.read(block).await? {
+            Found::Intact(content, place, other) => (content, place, other == Other::Same, None),
+            Found::Blank => (OwnerBlock::empty(&self.geometry, block), 1, true, None),
+            Found::Damaged => (OwnerBlock::empty(&self.geometry, block), 1, true, Some(chunk)),
+        };
+        let encoded = |content: &OwnerBlock| Buffer::copy_of(&content.encode(&self.geometry, &self.disk_uuid)).share();
         let mut changed = false;
         for (chunk, entry, lsn) in updates {
             let slot = &mut content.entries[self.geometry.block_of(chunk).1];
@@ -194,13 +274,15 @@ impl<E: Io> OwnerTable<E> {
             }
         }
         if !changed {
-            return Ok((false, damaged));
+            // An update that was cut off may have reached one place alone.
+            let copy = (!same).then(|| OtherPlace { place: 1 - newest, bytes: encoded(&content) });
+            return Ok(Changed { written: false, damaged, copy });
         }
         content.sequence += 1;
-        let bytes = Buffer::copy_of(&content.encode(&self.geometry, &self.disk_uuid)).share();
-        let write = self.io.write(self.disk, self.place(block, 1 - newest), bytes, false).await;
+        let bytes = encoded(&content);
+        let write = self.io.write(self.disk, self.place(block, 1 - newest), bytes.clone(), false).await;
         write.map_err(|error| OwnerError { chunk, error })?;
-        Ok((true, damaged))
+        Ok(Changed { written: true, damaged, copy: Some(OtherPlace { place: newest, bytes }) })
     }
 
     async fn read(&self, block: u32) -> Result<Found, OwnerError> {
@@ -230,8 +312,16 @@ impl<E: Io> OwnerTable<E> {
         let mut found = Found::Blank;
         for (place, bytes) in (0..).zip(places) {
             found = match (OwnerBlock::decode(bytes, &self.geometry, &self.disk_uuid, block), found) {
-                (Ok(new), Found::Intact(old, at)) if old.sequence > new.sequence => Found::Intact(old, at),
-                (Ok(new), _) => Found::Intact(new, place),
+                (Ok(new), Found::Intact(old, at, _)) if old.sequence > new.sequence => {
+                    Found::Intact(old, at, Other::Older)
+                }
+                (Ok(new), Found::Intact(old, ..)) => {
+                    let other = if old.sequence == new.sequence { Other::Same } else { Other::Older };
+                    Found::Intact(new, place, other)
+                }
+                (Ok(new), Found::Damaged) => Found::Intact(new, place, Other::Bad),
+                (Ok(new), Found::Blank) => Found::Intact(new, place, Other::Blank),
+                (Err(error), Found::Intact(old, at, _)) if was_written(&error) => Found::Intact(old, at, Other::Bad),
                 (Err(error), Found::Blank) if was_written(&error) => Found::Damaged,
                 (Err(_), found) => found,
             };

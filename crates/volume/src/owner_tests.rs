@@ -26,7 +26,7 @@ async fn all(table: &OwnerTable<MemoryIo>) -> BTreeMap<u32, (Lsn, Option<OwnerEn
 }
 
 #[test]
-fn many_entries_of_a_block_cost_one_write() {
+fn many_entries_of_a_block_cost_one_write_and_one_after_the_sync() {
     run(async {
         let io = MemoryIo::new(&[32 << 20]);
         let mut table = table(&io);
@@ -36,13 +36,15 @@ fn many_entries_of_a_block_cost_one_write() {
         let report = table.update(vec![(62, None, Lsn(6)), (63, None, Lsn(6))]).await.expect("a disk");
         assert_eq!(
             (report.blocks, io.writes(DISK), io.syncs(DISK)),
-            (2, 3, 1),
-            "a sync before a block is written again"
+            (2, 4, 2),
+            "in both places and synced before a block is written again"
         );
         let found = all(&table).await;
         assert_eq!((found.len(), &found[&0], &found[&63]), (64, &(Lsn(5), owned(5)), &(Lsn(6), None)));
         let again = table.update(vec![(62, None, Lsn(6))]).await.expect("a disk");
-        assert_eq!((again.blocks, io.writes(DISK)), (0, 3), "nothing new, nothing written");
+        assert_eq!((again.blocks, io.writes(DISK)), (0, 6), "nothing new, only what was owed is written");
+        table.sync().await.expect("a disk");
+        assert_eq!((io.writes(DISK), io.syncs(DISK)), (6, 4), "nothing is owed");
     });
 }
 
@@ -85,12 +87,13 @@ fn damage_is_told_and_an_unreadable_place_is_no_harm_alone() {
         let _ = table.update(vec![(70, owned(5), Lsn(5))]).await.expect("a disk");
         let _ = table.update(vec![(70, owned(6), Lsn(6))]).await.expect("a disk");
         let at = layout().owner_offset + 8192;
-        // The second update is in place 1; without it the first one is still there.
-        io.set_unreadable(DISK, at + 4096);
+        // The second update is in place 0; without it the first one is still there.
+        io.set_unreadable(DISK, at);
         assert_eq!(all(&table).await[&70], (Lsn(5), owned(5)));
-        io.flip(DISK, at + 50);
+        io.flip(DISK, at + 4096 + 50);
         let error = table.scan(|_, _, _| {}).await.expect_err("one can't be read, one is damaged");
         assert_eq!(error.chunk, 63);
+        let mut table = OwnerTable::new(io.clone(), DISK, layout(), UUID);
         assert_eq!(table.update(vec![(70, None, Lsn(7))]).await, Err(error));
     });
     run(async {
@@ -101,9 +104,44 @@ fn damage_is_told_and_an_unreadable_place_is_no_harm_alone() {
         let mut chunks = Vec::new();
         let report = table.scan(|chunk, _, _| chunks.push(chunk)).await.expect("a disk");
         assert_eq!((report.damaged, chunks), (vec![63], vec![0]));
+        let mut table = OwnerTable::new(io.clone(), DISK, layout(), UUID);
         let report = table.update(vec![(71, owned(6), Lsn(6))]).await.expect("a disk");
-        assert_eq!(report, OwnerReport { blocks: 1, damaged: vec![63] });
+        assert_eq!(report, OwnerReport { blocks: 1, damaged: vec![63], half: Vec::new() });
         assert_eq!(all(&table).await.into_keys().collect::<Vec<_>>(), [0, 71]);
+    });
+}
+
+#[test]
+fn after_a_sync_either_place_may_rot() {
+    for place in [0, 4096] {
+        run(async move {
+            let io = MemoryIo::new(&[32 << 20]);
+            let mut table = table(&io);
+            for lsn in 5..8 {
+                let _ = table.update(vec![(70, owned(lsn), Lsn(lsn))]).await.expect("a disk");
+                table.sync().await.expect("a disk");
+            }
+            io.flip(DISK, layout().owner_offset + 8192 + place + 50);
+            assert_eq!(all(&table).await[&70], (Lsn(7), owned(7)));
+        });
+    }
+}
+
+#[test]
+fn an_update_that_was_cut_off_is_completed_by_the_same_one_again() {
+    run(async {
+        let io = MemoryIo::new(&[32 << 20]);
+        let mut table = table(&io);
+        let at = layout().owner_offset + 8192;
+        let _ = table.update(vec![(70, owned(5), Lsn(5))]).await.expect("a disk");
+        // Killed here, so only one place has it; replay says it again.
+        let mut table = OwnerTable::new(io.clone(), DISK, layout(), UUID);
+        let again = table.update(vec![(70, owned(5), Lsn(5))]).await.expect("a disk");
+        assert_eq!(again.blocks, 0);
+        table.sync().await.expect("a disk");
+        io.power_cut();
+        io.flip(DISK, at + 50);
+        assert_eq!(all(&table).await[&70], (Lsn(5), owned(5)));
     });
 }
 

@@ -18,6 +18,8 @@ use crate::error::{PhysicalBlock, PoolError, PoolErrorKind};
 use crate::format::{check_disk, entry, format, new_label, plan};
 use crate::label_io::{catalog_bytes_max, clear_catalog, write_label};
 use crate::layout::catalog::encode_catalog;
+use crate::layout::disk::DiskLayout;
+use crate::layout::label::Label;
 use crate::ledger::Ledger;
 use crate::place::{BLOCK_BYTES, DiskNo, LayerId, TreeId};
 use crate::planted::Defect;
@@ -56,8 +58,10 @@ pub struct DiskStatus {
     pub allocated_bytes: u64,
     /// What it writes as a whole.
     pub physical_block_bytes: u32,
-    /// False once a sync failed: what it holds is not certain any more.
+    /// False once a sync failed, or it left the journal: what it holds is not certain any more.
     pub healthy: bool,
+    /// It had a copy of the journal and failed: its copy counts for nothing. True until the pool is opened anew.
+    pub left_journal: bool,
 }
 
 /// A pool as an administrator sees it.
@@ -73,6 +77,8 @@ pub struct PoolStatus {
     pub journal_laps: u64,
     /// The part of the journal in use, in bytes, and its size.
     pub journal_bytes: (u64, u64),
+    /// Disks that have a current copy of the journal.
+    pub journal_disks: usize,
     /// Deleted volumes whose space is still being freed.
     pub deletions: usize,
     /// The last checkpoint failed: the journal fills up until one succeeds.
@@ -347,7 +353,8 @@ impl<E: Io + Clock> Pool<E> {
         self.0.shared.ledger().catalog.documents.clone().into_iter().collect()
     }
 
-    /// Adds a disk, on core 0; durable when this returns. What it held is lost.
+    /// Adds a disk, on core 0; durable when this returns. What it held is lost. A pool whose journal has one disk, not
+    /// faster than this one, has it on both from then on.
     ///
     /// # Errors
     /// It is too small, or in the pool already, or a disk failed.
@@ -364,11 +371,10 @@ impl<E: Io + Clock> Pool<E> {
         })?;
         let info = self.0.env.io.disk(disk.disk);
         check_whole_blocks(shared.ledger().catalog.largest_block(), [&info])?;
-        let layout = plan(&self.0.env.io, disk.disk, shared.extent_bytes, 0)?;
-        let (epoch, openings) = {
-            let label = lock(&disks[0].label);
-            (label.pool_epoch, label.openings)
-        };
+        let layout = self.plan_added(disk)?;
+        let of_label = |of: fn(&Label) -> u64| disks.iter().map(|disk| of(&lock(&disk.label))).max().unwrap_or(0);
+        let (epoch, openings) =
+            (of_label(|label| u64::from(label.pool_epoch)) as u32, of_label(|label| label.openings));
         let pool = (shared.uuid, shared.name.clone());
         let mut label = new_label(pool, epoch, no, disk, layout, false, &shared.opener);
         label.clean = false;
@@ -391,7 +397,36 @@ impl<E: Io + Clock> Pool<E> {
             shared.disks_version.fetch_add(1, Ordering::AcqRel);
             Ok(vec![Delta::Disk(added.clone())])
         });
-        deltas.await
+        deltas.await?;
+        if new.layout.journal_bytes > 0 {
+            if let Err(error) = self.admit_to_journal(&new).await {
+                log::warn!("{}: it takes no part in the journal: {error}", new.info.path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an added disk's regions lie: with one for the journal, if that has one disk which is not faster.
+    fn plan_added(&self, disk: &NewDisk) -> Result<DiskLayout, PoolError> {
+        let shared = &self.0.shared;
+        let plan = |journal_bytes| plan(&self.0.env.io, disk.disk, shared.extent_bytes, journal_bytes);
+        let members = shared.journal_disks();
+        let [member] = &members[..] else { return plan(0) };
+        if lock(&member.label).rank < disk.rank {
+            return plan(0);
+        }
+        let layout = plan(member.layout.journal_bytes)?;
+        if layout.journal_bytes < member.layout.journal_bytes { plan(0) } else { Ok(layout) }
+    }
+
+    async fn admit_to_journal(&self, disk: &Arc<PoolDisk>) -> Result<(), PoolError> {
+        // Commits wait while the journal is copied, so it is made short; if that fails, it is as long as it is.
+        if let Err(error) = self.checkpoint().await {
+            log::info!("pool {}: no checkpoint before the journal is copied: {error}", self.0.shared.name);
+        }
+        let (sender, receiver) = oneshot();
+        self.0.shared.commits.send(CommitRequest::Admit(Arc::clone(disk), sender));
+        receiver.await.unwrap_or(Ok(()))
     }
 
     /// Capacity and use.
@@ -408,7 +443,8 @@ impl<E: Io + Clock> Pool<E> {
             capacity_bytes: u64::from(disk.layout.data_chunks()) * shared.chunk_bytes(),
             allocated_bytes: u64::from(ledger.space.allocated_chunks(disk.no)) * shared.chunk_bytes(),
             physical_block_bytes: disk.info.physical_block_bytes,
-            healthy: !disk.sync_failed.load(Ordering::Acquire),
+            healthy: !disk.sync_failed.load(Ordering::Acquire) && !disk.lost.load(Ordering::Acquire),
+            left_journal: disk.lost.load(Ordering::Acquire),
         };
         PoolStatus {
             name: shared.name.clone(),
@@ -417,6 +453,7 @@ impl<E: Io + Clock> Pool<E> {
             journal_laps: ledger.journal_laps,
             // A journal that is full of small records counts as full.
             journal_bytes: ((room.used_fraction() * room.capacity.bytes as f64) as u64, room.capacity.bytes),
+            journal_disks: shared.journal_disks().len(),
             deletions: ledger.deletions,
             checkpoint_failed: shared.checkpoint_failed.load(Ordering::Acquire),
             journal_failed: shared.journal_failed.load(Ordering::Acquire),
@@ -513,7 +550,8 @@ impl<E: Io + Clock> Pool<E> {
                 .await
             }
         };
-        join_all(disks.iter().map(relabel).collect()).await.into_iter().collect()
+        let left = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire));
+        join_all(left.map(relabel).collect()).await.into_iter().collect()
     }
 
     /// Pushes what `change` says of the catalog, durably; it is called under the ledger's lock, again while the ring is
@@ -587,5 +625,6 @@ fn pool_disk<E: Io>(io: &E, member: Member) -> PoolDisk {
         completed: AtomicU64::new(0),
         synced: AtomicU64::new(0),
         sync_failed: AtomicBool::new(false),
+        lost: AtomicBool::new(false),
     }
 }

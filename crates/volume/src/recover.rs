@@ -19,7 +19,7 @@ use crate::error::{PoolError, PoolErrorKind};
 use crate::format::{clear_meta, member};
 use crate::import::{import, read_catalogs};
 use crate::journal::{Journal, JournalError, MemberNote, MemberProblem, Replay};
-use crate::label_io::{catalog_mark, read_label, write_label};
+use crate::label_io::{bad_catalog_slots, catalog_mark, read_label, write_label};
 use crate::layout::catalog::decode_catalog;
 use crate::layout::delta::decode_group;
 use crate::layout::label::Label;
@@ -69,6 +69,10 @@ pub struct Recovered {
     pub unused: Vec<DiskId>,
     /// Disks that lost what they said was durable: what else they lost is not known.
     pub lost_writes: Vec<DiskId>,
+    /// Disks whose copy of the journal is of an older epoch: they left it, and take no part in it any more.
+    pub left_journal: Vec<DiskId>,
+    /// What was damaged, with what was used in its stead; for a person.
+    pub damage: Vec<String>,
 }
 
 /// A pool on its way to being served.
@@ -96,6 +100,18 @@ pub(crate) async fn recover<E: Io + Clock>(
     let epoch = members.iter().map(|member| member.label.pool_epoch).max().unwrap_or(0);
     let openings = members.iter().map(|member| member.label.openings).max().unwrap_or(0);
     let (mut journal, replay) = open_journal(io, world, uuid, epoch, &members).await?;
+    for member in &members {
+        let path = io.disk(member.disk).path;
+        let bad = bad_catalog_slots(io, member.disk, &member.label.layout).await;
+        for (slot, error) in bad.iter().enumerate().filter_map(|(slot, error)| Some((slot, error.as_ref()?))) {
+            recovered.damage.push(format!("catalog slot {slot} of {path} is bad ({error}); the other one holds"));
+        }
+    }
+    for (disk, error) in &replay.header_errors {
+        recovered
+            .damage
+            .push(format!("a journal header of {} was bad ({error}); the other one held", io.disk(*disk).path));
+    }
     let checkpoint = match load_checkpoint(&*world.meta).await? {
         Some(checkpoint) if checkpoint.lsn.0 + 1 >= replay.start.0 => checkpoint,
         older => {
@@ -103,7 +119,7 @@ pub(crate) async fn recover<E: Io + Clock>(
             if replay.start > Lsn(1) {
                 log::warn!("pool {}: the MetaStore {why}; it is rebuilt from the disks", members[0].label.pool_name);
                 recovered.imported = true;
-                import(io, &*world.meta, &members, replay.start).await?
+                import(io, &*world.meta, &members, replay.start, &mut recovered.damage).await?
             } else {
                 // The journal has everything since the pool was made.
                 clear_meta(&*world.meta).await?;
@@ -138,7 +154,7 @@ pub(crate) async fn recover<E: Io + Clock>(
         }
     }
     let ring = Ring::new(Arc::clone(&world.carry_over), uuid, openings + 1);
-    mark_open(io, world, epoch, openings + 1, &mut members).await?;
+    recovered.left_journal = mark_open(io, world, epoch, openings + 1, &mut members).await?;
     tables.space.settle();
     tables.catalog.lsn = Lsn(journal.next().0 - 1);
     Ok(Opened {
@@ -350,8 +366,10 @@ async fn check_marks<E: Io>(
         return Err(PoolError::new(PoolErrorKind::Corrupt, what).with_value(newest.0));
     }
     let lost = |mark: Option<Lsn>| mark.is_some_and(|mark| mark.0 + 1 < start.0);
-    let disks = members.iter().zip(marks).filter(|(_, mark)| lost(*mark)).map(|(member, _)| member.disk);
-    let disks: Vec<DiskId> = disks.collect();
+    // One that left the journal was not told any more.
+    let epoch = members.iter().map(|member| member.label.pool_epoch).max().unwrap_or(0);
+    let told = members.iter().zip(marks).filter(|(member, _)| member.label.pool_epoch == epoch);
+    let disks: Vec<DiskId> = told.filter(|(_, mark)| lost(*mark)).map(|(member, _)| member.disk).collect();
     for disk in &disks {
         log::error!("{}: it lost a checkpoint that it said was durable, and maybe data", io.disk(*disk).path);
     }
@@ -391,14 +409,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none.
+/// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none; returns the
+/// disks that have such a one.
 async fn mark_open<E: Io>(
     io: &E,
     world: &PoolEnv,
     epoch: u32,
     openings: u64,
     members: &mut [Member],
-) -> Result<(), PoolError> {
+) -> Result<Vec<DiskId>, PoolError> {
+    let mut left = Vec::new();
     for member in members.iter_mut() {
         if member.label.pool_epoch < epoch && member.label.journal {
             log::warn!(
@@ -406,6 +426,7 @@ async fn mark_open<E: Io>(
                 io.disk(member.disk).path
             );
             member.label.journal = false;
+            left.push(member.disk);
         }
         member.label.pool_epoch = epoch;
         member.label.openings = openings;
@@ -417,5 +438,6 @@ async fn mark_open<E: Io>(
     }
     let writes = members.iter().map(|member| write_label(io, member.disk, &member.label)).collect();
     let failed = |error| PoolError::new(PoolErrorKind::Io, "a label can't be written").with_source(error);
-    join_all(writes).await.into_iter().collect::<Result<(), _>>().map_err(failed)
+    join_all(writes).await.into_iter().collect::<Result<(), _>>().map_err(failed)?;
+    Ok(left)
 }

@@ -10,6 +10,7 @@ use sds_io::sync::{OneshotSender, Receiver, Sender, oneshot};
 use sds_io::{DiskId, DiskInfo, Io, MetaStore};
 
 use crate::careful::CarefulIo;
+use crate::check::PageLook;
 use crate::check_space::CheckLocks;
 use crate::delta::Delta;
 use crate::env::Tuning;
@@ -44,6 +45,8 @@ pub struct PoolDisk {
     pub synced: AtomicU64,
     /// A sync failed: what is durable on it is not known any more, and no later success changes that.
     pub sync_failed: AtomicBool,
+    /// It left the journal: its label can't be written, and its catalog slots are not kept up any more.
+    pub lost: AtomicBool,
 }
 
 impl PoolDisk {
@@ -65,6 +68,8 @@ pub enum Message {
     Execute(Part, OneshotSender<Result<PartAnswer, BlockError>>),
     /// Hand out images of pages that changed up to this group, at most so many; none when there are no more.
     Collect(Lsn, usize, OneshotSender<Result<Vec<PageImage>, BlockError>>),
+    /// Say how a page of yours is, for a check.
+    Look(PageKey, OneshotSender<Result<PageLook, BlockError>>),
     /// These pages are in the MetaStore now (or not: they are as dirty as before).
     Saved(Vec<PageKey>, bool),
     /// The page's volume is gone: free all that it has.
@@ -85,6 +90,8 @@ pub enum Message {
 pub enum CommitRequest {
     /// Make everything pushed and written before this durable.
     Durable(OneshotSender<Result<(), PoolError>>),
+    /// One more disk gets a copy of the journal.
+    Admit(Arc<PoolDisk>, OneshotSender<Result<(), PoolError>>),
     /// The journal may forget everything up to here.
     Trim(Lsn, OneshotSender<Result<(), PoolError>>),
     /// End, after everything asked before.
@@ -211,6 +218,12 @@ impl PoolShared {
     /// True once the pool is being closed.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The disks that have a current copy of the journal.
+    pub(crate) fn journal_disks(&self) -> Vec<Arc<PoolDisk>> {
+        let is_member = |disk: &&Arc<PoolDisk>| lock(&disk.label).journal && !disk.lost.load(Ordering::Acquire);
+        self.disks().iter().filter(is_member).cloned().collect()
     }
 
     /// The disks by number, as of now.

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Response
 from sds.gateway.models import (
     Page,
     Pool,
+    PoolCheck,
+    PoolChecked,
     PoolCreate,
     PoolExport,
     PoolExported,
@@ -20,6 +22,7 @@ from sds.gateway.models import (
 from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 IMPORT_LIMIT_S = 600.0  # All owner tables are read: gigabytes at 100 TiB.
+CHECK_LIMIT_S = 3600.0  # 3.6 million pages at the default rate: hundreds of TiB, three times.
 
 router = APIRouter(prefix="/v1/pools", tags=["pools"], responses=PROBLEMS)
 
@@ -46,6 +49,12 @@ async def index(engine: Engine, limit: Limit = None, cursor: Cursor = None) -> A
 async def get(engine: Engine, name: str) -> Any:
     """One pool."""
     return await engine.call("pool_get", name=name)
+
+
+@router.post("/{name}/check", response_model=PoolChecked)
+async def check(engine: Engine, name: str, body: PoolCheck) -> Any:
+    """Compares all that speaks of the same, while hosts go on; answers when it is done."""
+    return await engine.call_within(CHECK_LIMIT_S, "pool_check", name=name, **body.model_dump())
 
 
 @router.post("/{name}/export", response_model=PoolExported)

@@ -56,6 +56,8 @@ impl<E: Engine> Run<E> {
         let mut hosts = self.hosts.borrow_mut();
         if power {
             self.world.power_cut();
+            // Both nodes and the disks lose it: what the disks lost, no ring may name.
+            self.other_node.0.fill(0);
             hosts.power_cut(now);
         } else {
             self.world.process_crash();
@@ -182,8 +184,7 @@ impl<E: Engine> Run<E> {
             return;
         }
         let disks = self.hosts.borrow().disks.clone();
-        let rebuilds = self.rebuilds();
-        let Some(found) = E::expendable(&self.world, &disks, rebuilds, &mut self.random) else { return };
+        let Some(found) = E::expendable(&self.world, &disks, &mut self.random) else { return };
         if !self.world.spoil(found.disk, found.offset) {
             return;
         }

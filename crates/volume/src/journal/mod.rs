@@ -41,6 +41,10 @@ const HEADERS_BYTES: u64 = 2 * FRAME_ALIGNMENT_BYTES;
 pub const JOURNAL_BYTES_MIN: u64 = 64 << 10;
 /// Deltas that a start has to replay at the most, unless told otherwise: about a second.
 pub const JOURNAL_RECORDS_MAX: u64 = 2_000_000;
+/// Disks that have a copy of the journal.
+pub const JOURNAL_MEMBERS_MAX: usize = 2;
+/// What is copied at a time to a new member.
+const COPY_BYTES: u64 = 1 << 20;
 /// A frame is at most this part of the log, so that what is skipped at a lap's end stays small.
 const FRAME_DIVISOR: u64 = 4;
 
@@ -407,6 +411,45 @@ impl<E: Io> Journal<E> {
         self.epoch = epoch;
         let before = self.frames.front().map_or(self.before, |frame| frame.before);
         self.write_headers(self.start, self.start_lsn, before).await
+    }
+
+    /// Makes one more disk a member: it gets the whole chain, then all headers say that there are so many.
+    ///
+    /// # Errors
+    /// Its region is too small, or it failed, or the chain can't be read: then it is no member.
+    ///
+    /// # Panics
+    /// If there are two members already.
+    pub async fn admit(&mut self, member: JournalMember) -> Result<Outcome, JournalError> {
+        assert!(self.members.len() < JOURNAL_MEMBERS_MAX, "a journal has two members at the most");
+        check_members(&[member])?;
+        if member.log_bytes() < self.log_bytes {
+            return Err(JournalError::TooSmall { disk: member.disk, bytes: member.bytes });
+        }
+        let from = self.members[0];
+        let (start, tail) = (self.start, self.tail);
+        let parts = if start.lap == tail.lap {
+            [start.offset..tail.offset, 0..0]
+        } else {
+            [start.offset..self.log_bytes, 0..tail.offset]
+        };
+        for mut part in parts {
+            while part.start < part.end {
+                let len = (part.end - part.start).min(COPY_BYTES);
+                let at = Position { lap: 0, offset: part.start };
+                let of = |disk| move |error| JournalError::NoMember(LostMember { disk, error });
+                let read = self.io.read(from.disk, from.log_offset(at), Buffer::uninit(len as usize)).await;
+                let bytes = read.map_err(of(from.disk))?.share();
+                let written = self.io.write(member.disk, member.log_offset(at), bytes, false).await;
+                written.map_err(of(member.disk))?;
+                part.start += len;
+            }
+        }
+        let failed = |error| JournalError::NoMember(LostMember { disk: member.disk, error });
+        self.io.sync(member.disk).await.map_err(failed)?;
+        self.members.push(member);
+        let before = self.frames.front().map_or(self.before, |frame| frame.before);
+        self.write_headers(start, self.start_lsn, before).await
     }
 
     /// The LSN that is appended next.

@@ -288,6 +288,12 @@ impl Space {
         self.disk(disk).map_or(0, DiskSpace::reserve)
     }
 
+    /// Words of a disk's bitmap of what deltas allocated, 64 chunks each; none of a disk that is not known.
+    #[must_use]
+    pub fn allocated_words(&self, disk: DiskNo, words: std::ops::Range<usize>) -> &[u64] {
+        self.disk(disk).map_or(&[], |disk| &disk.allocated[words])
+    }
+
     /// True if deltas allocated the chunk.
     #[must_use]
     pub fn is_allocated(&self, addr: ChunkAddr) -> bool {
