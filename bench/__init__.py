@@ -3,7 +3,7 @@
     make bench                                      # a short version of everything, one table
     .venv/bin/python -m bench.first_light           # IOPS and processor time, beside targets that only answer
     .venv/bin/python -m bench.restart --mapped 10T  # from kill -9 to served I/O with large volumes fully mapped
-    .venv/bin/python -m bench.journal_loss         # the pause when a disk of the journal fails
+    .venv/bin/python -m bench.journal_loss          # the pause when a disk of the journal fails
     .venv/bin/python -m bench.memory                # memory of idle volumes and connections
     .venv/bin/python -m bench.attack                # what a host has of a node under attack, and the node's memory
 

@@ -21,7 +21,6 @@ use crate::checkpoint::owner_table;
 use crate::core::PoolCore;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::{OwnerUpdate, record_owners};
-use crate::layout::rows;
 use crate::owner::OwnerTable;
 use crate::place::{
     ChunkAddr, DiskNo, EXTENTS_PER_PAGE, ExtentId, Lsn, PageKey, RECORDS_PER_ROW, TreeId, is_check_chunk,
@@ -33,8 +32,6 @@ use crate::shared::Message;
 const WALKS_MAX: u32 = 3;
 /// Disagreements that a walk keeps; it ends at so many.
 const FINDINGS_MAX: usize = 10_000;
-/// Keys of pages that are read from the MetaStore at a time.
-const SCAN_ROWS_MAX: usize = 256;
 /// Words of free space that are copied under the ledger's lock at a time: 8 KiB.
 const COPY_WORDS: usize = 1024;
 
@@ -169,22 +166,15 @@ impl<E: Io + Clock> Pool<E> {
         let mut walk = Walk::begin(core);
         let tables: Vec<_> = shared.disks().iter().map(|disk| owner_table(core, disk)).collect();
         let pace = Pace { began: core.env.io.now(), pages_per_s };
-        let mut after = Vec::new();
-        let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be read").with_source(error);
-        'pages: loop {
-            let found = shared.meta.scan(rows::PAGE_SET_PREFIX.to_vec(), after, SCAN_ROWS_MAX).await.map_err(failed)?;
-            let Some((last, _)) = found.last() else { break };
-            after = last.clone();
-            for key in found.iter().filter_map(|(key, _)| rows::page_of_key(key)) {
-                if shared.is_stopping() {
-                    return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
-                }
-                self.walk_page(&mut walk, &tables, key).await?;
-                if walk.is_full() {
-                    break 'pages;
-                }
-                pace.wait(&core.env.io, walk.report.pages).await;
+        for key in core.all_pages().await? {
+            if shared.is_stopping() {
+                return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
             }
+            self.walk_page(&mut walk, &tables, key).await?;
+            if walk.is_full() {
+                break;
+            }
+            pace.wait(&core.env.io, walk.report.pages).await;
         }
         for (table, disk) in tables.iter().zip(shared.disks().iter()) {
             if !walk.is_full() {

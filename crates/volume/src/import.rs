@@ -6,8 +6,8 @@
 //! Owner tables are in the order of chunks, and a page's chunks may lie anywhere. So there are two passes: this one
 //! reads the tables and puts what they claim into the MetaStore by page ([`crate::layout::claim`]), which sorts it;
 //! the other one ([`crate::rebuild`]) takes it from there page by page. Memory holds a buffer of claims, a page and the
-//! bitmaps of free space, however large the pool is. The downside: the MetaStore takes some 25 bytes a claim for a
-//! while. A crash amid all this is harmless: without its last row the MetaStore is none, and the next opening begins
+//! bitmaps of free space, however large the pool is. The downside: the MetaStore has all claims, too, for a while.
+//! A crash amid all this is harmless: without its last row the MetaStore is none, and the next opening begins
 //! anew.
 
 use rustc_hash::{FxHashMap, FxHashSet};

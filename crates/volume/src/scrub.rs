@@ -163,7 +163,8 @@ impl<E: Io + Clock> PoolCore<E> {
         Ok(())
     }
 
-    async fn all_pages(&self) -> Result<Vec<PageKey>, PoolError> {
+    /// All pages that the MetaStore has.
+    pub(crate) async fn all_pages(&self) -> Result<Vec<PageKey>, PoolError> {
         let failed = |error| PoolError::new(PoolErrorKind::Meta, "the MetaStore can't be read").with_source(error);
         let (mut keys, mut after) = (Vec::new(), Vec::new());
         loop {

@@ -82,14 +82,6 @@ pub fn segment_key(disk: DiskNo, segment: u32) -> Vec<u8> {
     [SEGMENT_PREFIX, &disk.0.to_be_bytes(), &segment.to_be_bytes()].concat()
 }
 
-/// The page of a key that starts with [`PAGE_SET_PREFIX`].
-#[must_use]
-pub fn page_of_key(key: &[u8]) -> Option<PageKey> {
-    let rest: &[u8; 12] = key.strip_prefix(PAGE_SET_PREFIX)?.try_into().ok()?;
-    let (tree, page) = rest.split_first_chunk::<4>()?;
-    Some(PageKey { tree: TreeId(u32::from_be_bytes(*tree)), page: PageNo(u64::from_be_bytes(page.try_into().ok()?)) })
-}
-
 /// Disk and segment of a key that starts with [`SEGMENT_PREFIX`].
 #[must_use]
 pub fn segment_of_key(key: &[u8]) -> Option<(DiskNo, u32)> {
