@@ -62,6 +62,10 @@ def disk_seeds() -> Iterator[tuple[str, bytes]]:
     yield "rows", b"\2" + (2).to_bytes(8, "little") + body["record row"]
     yield "rows", b"\3" + body["bitmap row"]
     yield "rows", b"\4" + body["checkpoint row"]
+    claims = b"\5\2"  # Of extents of 1 MiB, whose owner entries are of 64 bytes.
+    yield "rows", claims + body["row of claims"].ljust(1 + 4 + 64, b"\0")
+    entry = body["owner block"][1 + 16 + 41 * 64 :].ljust(64, b"\0")
+    yield "rows", claims + SEALED + bytes([1, 41, 4, 1]) + entry + bytes([0, 57, 4, 1]) + entry
 
 
 def sqe(opcode: int, *, sgl: int = 0x5A, data_bytes: int = 0, **fields: int) -> bytes:

@@ -4,6 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use sds_fuzz::sealed;
 use sds_fuzz::words::Words;
+use sds_volume::layout::claim::{CLAIMS, decode_claims, page_of_claims_key, put_claim};
+use sds_volume::layout::owner::OwnerGeometry;
 use sds_volume::layout::rows::{
     self, PageRow, PageSet, RecordRow, decode_checkpoint, decode_segment, encode_checkpoint, encode_segment,
     segment_of_key,
@@ -11,7 +13,7 @@ use sds_volume::layout::rows::{
 
 fuzz_target!(|input: &[u8]| {
     let mut words = Words(input);
-    let kind = words.u8() % 5;
+    let kind = words.u8() % 6;
     match kind {
         0 => {
             if let Ok(set) = PageSet::decode(&sealed::bytes_of(words.rest(), &rows::SET, &[], 0)) {
@@ -37,11 +39,19 @@ fuzz_target!(|input: &[u8]| {
                 assert_eq!(decode_segment(&encode_segment(lsn, &bits)), Ok((lsn, bits)));
             }
         }
-        _ => {
+        4 => {
             if let Ok(lsn) = decode_checkpoint(&sealed::bytes_of(words.rest(), &rows::CHECKPOINT, &[], 0)) {
                 assert_eq!(decode_checkpoint(&encode_checkpoint(lsn)), Ok(lsn));
             }
         }
+        _ => {
+            let geometry = OwnerGeometry::new((256 << 10) << (words.u8() % 7));
+            if let Ok(claims) = decode_claims(&sealed::bytes_of(words.rest(), &CLAIMS, &[], 0), &geometry) {
+                let mut out = CLAIMS.begin();
+                claims.iter().for_each(|claim| put_claim(&mut out, &geometry, claim));
+                assert_eq!(decode_claims(&CLAIMS.seal(out, &[]), &geometry), Ok(claims));
+            }
+        }
     }
-    let _ = segment_of_key(input);
+    let _ = (segment_of_key(input), page_of_claims_key(input));
 });
