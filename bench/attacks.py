@@ -45,6 +45,9 @@ SILENT_HOSTS = 64
 KEEP_ALIVE_MS = 1000
 REST_CLIENTS = 600
 REQUESTS_PER_PAUSE = 10
+PIPELINED_REQUESTS = 100
+STORM_CLIENTS = 64
+STORM_PAUSE_S = 0.001
 TEXT_BYTES_MAX = (1 << 24) - 1
 # Names and addresses of a network namespace that no other run on this machine has.
 _PID = os.getpid()
@@ -255,6 +258,32 @@ def request_flood(victim: Victim, stop: Event) -> int:
     return made
 
 
+def request_storm(victim: Victim, stop: Event) -> int:
+    """REST requests without a token, each connection full of them (pipelined), as fast as they are taken."""
+    requests = b"GET /v1/volumes HTTP/1.1\r\nHost: sds\r\n\r\n" * PIPELINED_REQUESTS
+    open_now: list[socket.socket] = []
+    made = 0
+    while not stop.wait(STORM_PAUSE_S):
+        while len(open_now) < STORM_CLIENTS:
+            one = dial(victim.rest_port, ADDRESSES[made % len(ADDRESSES)])
+            one.setblocking(False)
+            open_now.append(one)
+            made += 1
+        for one in list(open_now):
+            try:
+                one.send(requests)
+                while one.recv(1 << 16):
+                    pass
+                raise ConnectionResetError
+            except BlockingIOError:
+                continue
+            except OSError:
+                one.close()
+                open_now.remove(one)
+    close_all(open_now)
+    return made
+
+
 class HalfOpen:
     """Hosts in a network namespace that is cut off: no FIN, no RST, no answer comes from them any more.
 
@@ -342,4 +371,5 @@ ATTACKS: tuple[Attack, ...] = (
     silent_hosts,
     dripped_requests,
     request_flood,
+    request_storm,
 )

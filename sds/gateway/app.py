@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,8 +16,9 @@ from sds import __version__
 from sds.config import Address, Config, ensure_token
 from sds.errors import SdsError
 from sds.gateway import problems
-from sds.gateway.connections import Connection
+from sds.gateway.connections import connections_of
 from sds.gateway.guard import App, Guard
+from sds.gateway.lobby import Lobby
 from sds.gateway.routes import disks, exports, hosts, node, pools, volumes
 from sds.process import until_stopped
 from sds.rpc import Client
@@ -69,12 +71,12 @@ def make_guarded(engine: Client, token: str) -> App:
     return Guard(make_app(engine), token)
 
 
-def make_server(app: App) -> uvicorn.Server:
-    """An HTTP server within limits; `_serve` runs it on sockets that listen."""
+def make_server(app: App, token: str) -> uvicorn.Server:
+    """An HTTP server within limits, those without the token behind those with it; `_serve` runs it on sockets."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=Connection,
+            http=connections_of(Lobby(time.monotonic), token),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -92,9 +94,10 @@ async def main(config: Config) -> None:
     Raises:
         SdsError: it can't listen.
     """
-    app = make_guarded(Client(config.socket, call_limit_s=CALL_LIMIT_S), ensure_token(config.token))
+    token = ensure_token(config.token)
+    app = make_guarded(Client(config.socket, call_limit_s=CALL_LIMIT_S), token)
     listener = _listen(config.rest)
-    server = make_server(app)
+    server = make_server(app, token)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # `_serve` leaves the signals to us; `serve` takes them and ends the process by them, pid file and all.
     serving = asyncio.create_task(server._serve([listener]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from sds.errors import SdsError, TooLarge, Unauthorized, Unavailable
@@ -38,9 +38,13 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        trusted = bears(self._token, scope["headers"])
+        if not trusted:
+            send = _last_answer(send)
         try:
-            if scope["path"] not in OPEN_PATHS:
-                self._check_token(headers.get(b"authorization", b""))
+            if not trusted and scope["path"] not in OPEN_PATHS:
+                what = "the token is wrong" if b"authorization" in headers else "the request has no token"
+                raise Unauthorized(what, field="authorization", accepted="Bearer and the token in DIR/admin.token")
             body = await _read(headers, receive)
         except SdsError as error:
             await problem_response(error, scope["path"])(scope, receive, send)
@@ -61,11 +65,25 @@ class Guard:
 
         await self._app(scope, replay, watched)
 
-    def _check_token(self, header: bytes) -> None:
-        scheme, _, given = header.partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
-            what = "the token is wrong" if given else "the request has no token"
-            raise Unauthorized(what, field="authorization", accepted="Bearer and the token in DIR/admin.token")
+
+def bears(token: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request's headers, their names in lower case, have the token (RFC 6750, section 2.1)."""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, given = value.partition(b" ")
+            return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)
+    return False
+
+
+def _last_answer(send: Send) -> Send:
+    """A connection ends with its first answer to a request without the token: one is all that it gets for one wait."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 async def _read(headers: dict[bytes, bytes], receive: Receive) -> bytes:

@@ -110,7 +110,7 @@ def gateway(folder: Path, engine: ScriptedEngine | None) -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = make_guarded(Client(folder / "engine.sock", call_limit_s=5), TOKEN)
-    server = make_server(app)
+    server = make_server(app, TOKEN)
 
     async def run() -> None:
         rpc = Server(folder / "engine.sock", engine.methods()) if engine else None

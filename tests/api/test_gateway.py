@@ -13,6 +13,7 @@ import pytest
 
 from sds.errors import BY_SLUG, InUse, InvalidValue, NameTaken, NotFound, SdsError
 from sds.gateway.guard import BODY_BYTES_MAX
+from sds.gateway.lobby import READS_AT_ONCE_MAX
 from tests.api.node import TOKEN, ScriptedEngine, gateway
 
 VOLUME = {
@@ -214,7 +215,7 @@ def _is_closed(raw: socket.socket) -> bool:
 def test_who_only_connects_makes_room_for_who_asks(
     rest: httpx.Client, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sds.gateway.connections.CONNECTIONS_MAX", 20)
+    monkeypatch.setattr("sds.gateway.lobby.CONNECTIONS_MAX", 20)
     engine.answers["volume_get"] = VOLUME
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(_half_asked(rest)) for _ in range(50)]
@@ -234,3 +235,52 @@ def test_a_request_that_drips_is_cut_off(
         raw.sendall(b"b")
         assert _is_closed(raw)
     assert rest.get("/v1/volumes/pacs").status_code == 200
+
+
+def test_without_the_token_a_connection_has_one_request(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    request = b"GET /v1/volumes/pacs HTTP/1.1\r\nHost: sds\r\n\r\n"
+    with socket.create_connection((rest.base_url.host, rest.base_url.port or 0), timeout=10) as raw:
+        raw.sendall(request * 3)
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 401") == 1
+    assert b"connection: close" in answer
+    assert engine.asked == []
+
+
+def test_with_the_token_a_connection_has_many(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["volume_get"] = VOLUME
+    request = b"GET /v1/volumes/pacs HTTP/1.1\r\nHost: sds\r\nAuthorization: Bearer %b\r\n" % TOKEN.encode()
+    with socket.create_connection((rest.base_url.host, rest.base_url.port or 0), timeout=10) as raw:
+        raw.sendall((request + b"\r\n") * 2 + request + b"Connection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 200") == 3
+
+
+def test_a_flood_without_the_token_waits_behind_an_administrator(
+    rest: httpx.Client, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sds.gateway.lobby.READS_PER_S", 20)
+    engine.answers["volume_get"] = VOLUME
+    request = b"GET /v1/volumes/pacs HTTP/1.1\r\nHost: sds\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(_asking(rest, "127.0.0.2", request)) for _ in range(READS_AT_ONCE_MAX + 50)]
+        assert flood[0].recv(100).startswith(b"HTTP/1.1 401")
+        assert rest.get("/v1/volumes/pacs").status_code == 200
+        for raw in flood:
+            raw.setblocking(False)
+        assert sum(_has_answer(raw) for raw in flood[READS_AT_ONCE_MAX:]) < 40, "the flood's end goes on waiting"
+
+
+def _asking(rest: httpx.Client, source: str, request: bytes) -> socket.socket:
+    """A connection from another address with a request."""
+    there = (rest.base_url.host, rest.base_url.port or 0)
+    raw = socket.create_connection(there, timeout=5, source_address=(source, 0))
+    raw.sendall(request)
+    return raw
+
+
+def _has_answer(raw: socket.socket) -> bool:
+    try:
+        return raw.recv(1) != b""
+    except BlockingIOError:
+        return False
