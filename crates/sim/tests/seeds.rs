@@ -80,3 +80,8 @@ fn a_flushed_write_is_there_after_the_metadata_store_was_lost() {
 fn an_overwrite_that_healed_a_block_and_was_not_flushed_may_be_lost_on_the_way_to_another_node() {
     assert_passes(272);
 }
+
+#[test]
+fn a_disk_that_left_the_journal_and_is_back_is_not_said_to_have_lost_writes() {
+    assert_passes(698_535_219_812);
+}

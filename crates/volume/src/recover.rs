@@ -19,8 +19,8 @@ use crate::error::{PoolError, PoolErrorKind};
 use crate::format::{clear_meta, member};
 use crate::import::{import, read_catalogs};
 use crate::journal::{Journal, JournalError, MemberNote, MemberProblem, Replay};
-use crate::label_io::{bad_catalog_slots, catalog_mark, read_label, write_label};
-use crate::layout::catalog::decode_catalog;
+use crate::label_io::{bad_catalog_slots, catalog_mark, read_label, write_catalog, write_label};
+use crate::layout::catalog::{decode_catalog, encode_catalog};
 use crate::layout::delta::decode_group;
 use crate::layout::label::Label;
 use crate::layout::rows;
@@ -154,9 +154,10 @@ pub(crate) async fn recover<E: Io + Clock>(
         }
     }
     let ring = Ring::new(Arc::clone(&world.carry_over), uuid, openings + 1);
-    recovered.left_journal = mark_open(io, world, epoch, openings + 1, &mut members).await?;
     tables.space.settle();
     tables.catalog.lsn = Lsn(journal.next().0 - 1);
+    tell_catalog(io, epoch, &members, &tables.catalog).await?;
+    recovered.left_journal = mark_open(io, world, epoch, openings + 1, &mut members).await?;
     Ok(Opened {
         members,
         journal,
@@ -407,6 +408,17 @@ impl std::error::Error for MissingDisks {}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Gives the catalog to disks that were not told of checkpoints since they left the journal: their labels are about to
+/// say that they are as current as the others.
+async fn tell_catalog<E: Io>(io: &E, epoch: u32, members: &[Member], catalog: &Catalog) -> Result<(), PoolError> {
+    let bytes = encode_catalog(catalog);
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "the catalog can't be written to a disk").with_source(error);
+    for Member { disk, label } in members.iter().filter(|member| member.label.pool_epoch < epoch) {
+        write_catalog(io, *disk, &label.layout, &bytes, catalog.lsn.0).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// From now on the labels say that the pool is open, by whom, and that a journal of an older epoch is none; returns the
