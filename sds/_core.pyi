@@ -1,4 +1,4 @@
-"""The data path, in Rust (crates/py). Only the engine process imports it.
+"""The data path, in Rust (crates/py). Only the engine process and `sds upgrade` import it.
 
 Every call may block and releases the GIL; every call but `stop` may be made from any thread. What changes a pool is
 durable when the call returns.
@@ -8,7 +8,13 @@ A method raises CoreError unless its docstring says otherwise.
 
 from typing import Self, final
 
-__all__ = ["CoreError", "Node"]
+__all__ = ["CoreError", "Node", "catalog_documents", "rows_verify"]
+
+def rows_verify(rows: list[tuple[bytes, bytes]]) -> list[tuple[int, str]]:
+    """Decodes (key, value) rows of a pool's RocksDB; the places of those that are bad, and what is wrong with each."""
+
+def catalog_documents(row: bytes) -> dict[str, bytes]:
+    """Every entry of the catalog in the row `C` of a pool's RocksDB; CoreError `corrupt` if it is none."""
 
 class CoreError(Exception):
     """The core refused or failed.

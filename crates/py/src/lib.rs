@@ -7,6 +7,7 @@
 //! | [`engine`] | pools on cores: opened, commanded, closed |
 //! | [`cores`] | one core's share of the pools; the devices that hosts reach |
 //! | [`meta`] | the MetaStore: work for RocksDB, which Python has |
+//! | [`offline`] | rows of a pool that no engine has open |
 //! | [`watch`], [`events`] | what an administrator should know of |
 //! | [`metrics`], [`logger`] | figures and lines |
 //! | [`refusal`] | `CoreError` |
@@ -20,6 +21,7 @@ mod options;
 mod engine;
 mod cores;
 mod meta;
+mod offline;
 mod watch;
 mod events;
 mod metrics;
@@ -30,5 +32,7 @@ mod refusal;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CoreError", module.py().get_type::<refusal::CoreError>())?;
-    module.add_class::<node::Node>()
+    module.add_class::<node::Node>()?;
+    module.add_function(wrap_pyfunction!(offline::rows_verify, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::catalog_documents, module)?)
 }

@@ -13,6 +13,7 @@
 //! | [`frame`] | journal frames and the journal's header |
 //! | [`claim`] | what owner tables say, while an import sorts it in the MetaStore |
 //! | [`rows`] | rows of the MetaStore |
+//! | [`verify`] | whether a row is what its key says |
 //!
 //! Nothing here does I/O, and no bytes whatever make a decoder panic.
 
@@ -26,6 +27,7 @@ pub mod catalog;
 pub mod owner;
 pub mod claim;
 pub mod rows;
+pub mod verify;
 pub mod frame;
 #[cfg(test)]
 pub(crate) mod memory;
