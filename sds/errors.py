@@ -10,7 +10,8 @@
     │   ├── NameTaken               409  name-taken         the name exists with other parameters
     │   ├── InUse                   409  in-use             something that depends on it would break
     │   ├── DiskRefused             409  disk-refused       the disk carries something, or somebody uses it
-    │   └── EngineRunning           409  engine-running     another engine holds the data folder or the pool's disks
+    │   ├── EngineRunning           409  engine-running     another engine holds the data folder or the pool's disks
+    │   └── DataFormat              409  data-format        the data folder is of another format, or damaged
     ├── TooLarge                    413  too-large          the request's body is over the limit
     ├── NoSpace                     507  no-space           the pool or the data folder has no room for it
     └── Unavailable                 503  unavailable        the engine can't be asked now; asking again is right
@@ -121,6 +122,13 @@ class EngineRunning(Conflict):
 
     slug = "engine-running"
     title = "Another engine is running"
+
+
+class DataFormat(Conflict):
+    """The data folder is of a format that this program does not take, or its format can't be told."""
+
+    slug = "data-format"
+    title = "Data folder of another format"
 
 
 class TooLarge(SdsError):

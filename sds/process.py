@@ -92,9 +92,16 @@ class DataLock:
     The lock is the kernel's (flock) and ends with the process; the file's words only say who holds it.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, holder: str = "") -> None:
+        """Of a lock file.
+
+        Args:
+            what: whose place it is, such as `engine`.
+            holder: what takes that place, if it is something else.
+        """
         self._path = path
         self._what = what
+        self._holder = f"{holder}, " if holder else ""
         self._handle = -1
 
     def take(self, wait_s: float = LOCK_WAIT_S) -> None:
@@ -117,7 +124,8 @@ class DataLock:
                         f"{self._path.parent.parent} is in use by another {self._what}: {holder}"
                     ) from None
                 time.sleep(LOCK_POLL_S)
-        words = f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        words = f"{self._holder}pid {os.getpid()} on {socket.gethostname()} since {since}\n"
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, words.encode(), 0)
 

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+from sds import data_format
 from sds.config import Config, ensure_token
 from sds.errors import SdsError
 from sds.process import SUPERVISOR_VARIABLE, DataLock, JsonLines, pid_file, until_stopped
@@ -152,11 +153,13 @@ def main(config: Config) -> None:
 
     Raises:
         EngineRunning: somebody does; the message says who.
+        DataFormat: the data folder is not of this program's format.
         SdsError: the engine does not stay up.
     """
     config.make_folders()
     ensure_token(config.token)
     with DataLock(config.lock_file("supervisor"), "supervisor"), pid_file(config.pid_file("supervisor")):
+        data_format.require(config.data)
         path = config.log_file("supervisor")
         _put_aside(path)
         handler = logging.FileHandler(path)

@@ -11,6 +11,7 @@ from sds import __version__
 from sds.cli import access, storage
 from sds.cli.client import fail
 from sds.cli.output import Format, Output, show_item
+from sds.cli.upgrade import upgrade
 from sds.errors import SdsError
 
 EPILOG = (
@@ -53,6 +54,9 @@ def serve(
         supervise(load(config, {name: value for name, value in given.items() if value is not None}))
     except SdsError as error:
         fail(error.detail, hints={"field": error.field, "accepted": error.accepted})
+
+
+app.command()(upgrade)
 
 
 @app.command()

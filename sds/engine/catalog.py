@@ -2,7 +2,7 @@
 
 Pools and where their disks are belong to the node. Volumes, exports and hosts are documents of a pool (the core keeps
 them in its journal and catalog, so they move with the disks); hosts are also kept by the node, since there may be no
-pool yet. Every document is JSON with a version.
+pool yet. Every document is JSON with a version; a pool's, which lies in a plain file, too, has a checksum.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+from sds import envelope
 from sds.errors import InvalidValue, SdsError
 from sds.names import check_name
 
-DOCUMENT_VERSION = 1
+DOCUMENT_VERSION = 1  # Of what pools keep: it goes from node to node with their disks.
+POOL_VERSION = 2  # Of what the node keeps of a pool; `sds.data_format` says which data folders have it.
 PAGE_ITEMS_DEFAULT = 100
 PAGE_ITEMS_MAX = 1000
 
@@ -73,12 +75,16 @@ class Pool:
 
     def encode(self) -> bytes:
         """As the node keeps it."""
-        return _encode(asdict(self))
+        return envelope.seal("pool", POOL_VERSION, asdict(self))
 
     @classmethod
     def decode(cls, data: bytes) -> Pool:
-        """From what `encode` gave."""
-        values = _decode(data)
+        """From what `encode` gave.
+
+        Raises:
+            SdsError, TypeError, KeyError: it is not that.
+        """
+        values = envelope.unseal("pool", POOL_VERSION, data)
         disks = tuple(Disk(**disk) for disk in values.pop("disks"))
         return cls(**values, disks=disks)
 

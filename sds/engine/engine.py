@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from sds import data_format
 from sds._core import CoreError, Node
 from sds.config import Config
 from sds.engine import core, default
@@ -45,6 +46,7 @@ class Engine:
     def __init__(self, config: Config) -> None:
         self._started = time.monotonic()
         self._config = config
+        data_format.admit(config.data)
         self._db = NodeDb(config)
         self._events = Events(self._db.store)
         if self._db.set_aside is not None:

@@ -12,10 +12,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from sds import durable
 from sds.config import Config
 from sds.engine.catalog import Host, Pool
 from sds.engine.store import Store, StoreError, open_or_set_aside
-from sds.errors import Unavailable
+from sds.errors import SdsError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +40,35 @@ class NodeDb:
             self._restore()
 
     def pools(self) -> list[Pool]:
-        """Every pool, by name."""
-        rows = self.store.scan(b"pool/", b"", ROWS_MAX)
-        return sorted((Pool.decode(value) for _, value in rows), key=lambda pool: pool.name)
+        """Every pool, by name.
+
+        Raises:
+            SdsError: what is noted of one can't be read.
+        """
+        found = []
+        for key, value in self.store.scan(b"pool/", b"", ROWS_MAX):
+            try:
+                found.append(Pool.decode(value))
+            except (SdsError, TypeError, KeyError) as error:
+                raise SdsError(f"row {key.decode()} of {self._config.node_db} can't be read: {error}") from error
+        return sorted(found, key=lambda pool: pool.name)
 
     def put_pool(self, pool: Pool) -> None:
         """Notes a pool as it is now."""
-        data = pool.encode()
+        data, copy = pool.encode(), self._copy(pool.uuid)
         with _writing():
-            self._copy(pool.uuid).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._copy(pool.uuid).with_suffix(".new")
-            draft.write_bytes(data + b"\n")
+            durable.make_folder(copy.parent)
+            draft = durable.write_draft(copy, data + b"\n")
             self.store.put([(b"pool/" + pool.uuid.encode(), data)])
-            draft.replace(self._copy(pool.uuid))
+            durable.put_in_place(draft, copy)
 
     def delete_pool(self, uuid: str) -> None:
         """Forgets a pool."""
         with _writing():
             self.store.put([(b"pool/" + uuid.encode(), None)])
-            self._copy(uuid).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._copy(uuid).unlink()
+                durable.sync_folder(self._copy(uuid).parent)
 
     def hosts(self) -> list[Host]:
         """Every host that the node keeps."""
@@ -95,7 +106,7 @@ class NodeDb:
         for copy in sorted((self._config.data / "pools").glob("*/pool.json")):
             try:
                 pool = Pool.decode(copy.read_bytes())
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, SdsError, TypeError, KeyError):
                 log.exception("%s can't be read", copy)
                 continue
             self.store.put([(b"pool/" + pool.uuid.encode(), pool.encode())])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -112,6 +113,38 @@ def test_the_nodes_pools_outlive_its_database(tmp_path: Path, damage: Callable[[
     db = NodeDb(config)
     assert db.pools() == [pool]
     assert db.default_made
+    db.close()
+
+
+def test_a_copy_beside_a_pool_is_durable_before_it_is_in_place_and_damaged_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(handle: int) -> None:
+        calls.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().relative_to(tmp_path)}")
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        calls.append(f"rename {path.relative_to(tmp_path)} {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    db = NodeDb(Config(data=tmp_path))
+    db.put_pool(Pool("u1", "archive", 1 << 20, "now"))
+    db.put_pool(Pool("u2", "small", 1 << 20, "now"))
+    db.close()
+    assert calls[:5] == [
+        "sync .", "sync pools", "sync pools/u1/pool.json.new",
+        "rename pools/u1/pool.json.new pool.json", "sync pools/u1",
+    ]  # fmt: skip
+    copy = tmp_path / "pools" / "u1" / "pool.json"
+    copy.write_bytes(copy.read_bytes().replace(b"1048576", b"1048577"))
+    shutil.rmtree(tmp_path / "node")
+    db = NodeDb(Config(data=tmp_path))
+    assert [pool.name for pool in db.pools()] == ["small"]
     db.close()
 
 
