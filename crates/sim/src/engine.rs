@@ -175,6 +175,11 @@ pub trait Engine: Sized + 'static {
     }
     /// Begins to verify all that is sealed, beside everything else.
     fn scrub(&self) {}
+    /// Verifies everything, to the end. Which copies were found to be damaged since this was asked last; `None`: the
+    /// engine has no such copies.
+    fn scrub_all(&self) -> impl Future<Output = Result<Option<Vec<(DiskId, Spoiled)>>, Refusal>> {
+        async { Ok(None) }
+    }
     /// What does not agree among all that the engine keeps in several places.
     fn check(&self) -> impl Future<Output = Result<Vec<String>, Refusal>>;
     /// Says how it is.

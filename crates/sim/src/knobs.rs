@@ -113,6 +113,8 @@ pub struct Knobs {
     pub verify_per_mille: u32,
     /// Bytes of the carry-over memory.
     pub carry_over_bytes: usize,
+    /// How often the pool makes a checkpoint by itself: one of these.
+    pub checkpoint_intervals_ms: [u64; 2],
     /// What was not written for so long is sealed.
     pub seal_after_ms: u64,
     /// Operations in a thousand before which a sealed block, or its CRC, goes bad.
@@ -226,6 +228,7 @@ impl Knobs {
             core_stall_per_100k: random.pick(&[0, 100, 1000]),
             verify_per_mille: random.pick(&[300, 1000]),
             carry_over_bytes: random.pick(&[1 << 20, 256 << 10]),
+            checkpoint_intervals_ms: [500, 5_000],
             seal_after_ms: random.pick(&[40, 400, 4_000, 600_000]),
             rot_sealed_per_mille: random.pick(&[0, 0, 10]),
             scrub_per_mille: random.pick(&[0, 300]),

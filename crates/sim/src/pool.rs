@@ -1,13 +1,18 @@
 //! The real engine in the simulated world: a pool of `sds-volume` on all cores.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use sds_block::Device as _;
-use sds_io::{DiskId, Io as _};
+use sds_io::{Clock as _, DiskId, Io as _};
 use sds_volume::label_io::read_label;
-use sds_volume::{CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, Tuning, VolumeSpec, error};
+use sds_volume::{
+    CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, ScrubState, Structure, Tuning, VolumeSpec, error,
+};
 
-use crate::engine::{Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Sealed, Surroundings};
+use crate::engine::{
+    Covered, DynDevice, Engine, Expendable, Health, Listed, Refusal, Refused, Sealed, Spoiled, Surroundings,
+};
 use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::rot;
@@ -46,7 +51,7 @@ fn tuning(random: &mut Random, knobs: &Knobs) -> Tuning {
     Tuning {
         seal_after_ms: knobs.seal_after_ms,
         commit_interval_ms: random.pick(&[200, 2_000]),
-        checkpoint_interval_ms: random.pick(&[500, 5_000]),
+        checkpoint_interval_ms: random.pick(&knobs.checkpoint_intervals_ms),
         checkpoint_journal_percent: random.pick(&[10, 25, 60]),
         checkpoint_batch_pages_max: random.pick(&[1, 64]),
         map_cache_bytes_max: random.pick(&[1, 64 << 10, 1 << 30]),
@@ -60,6 +65,8 @@ fn tuning(random: &mut Random, knobs: &Knobs) -> Tuning {
 
 /// Fast enough to come to an end within a life.
 const SCRUB_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
+/// How often it is looked whether a scrub has come to its end.
+const SCRUB_POLL: Duration = Duration::from_millis(20);
 
 impl PoolEngine {
     fn world(around: &Surroundings) -> PoolEnv {
@@ -76,6 +83,18 @@ impl PoolEngine {
 
     fn env(around: &Surroundings, core: usize) -> CoreEnv<SimIo> {
         CoreEnv { core, io: around.io.clone(), spawner: around.spawners[core].clone() }
+    }
+
+    /// The pool on core 0.
+    #[must_use]
+    pub fn pool(&self) -> Pool<SimIo> {
+        self.cores[0].clone()
+    }
+
+    /// What the opening found.
+    #[must_use]
+    pub const fn recovered(&self) -> &Recovered {
+        &self.recovered
     }
 
     fn on_all_cores(first: Pool<SimIo>, around: &Surroundings, recovered: Recovered) -> Self {
@@ -201,6 +220,31 @@ impl Engine for PoolEngine {
     fn scrub(&self) {
         // One that is running goes on.
         let _ = self.cores[0].scrub_start(SCRUB_BYTES_PER_SECOND_MAX);
+    }
+
+    async fn scrub_all(&self) -> Result<Option<Vec<(DiskId, Spoiled)>>, Refusal> {
+        let pool = &self.cores[0];
+        let ended = async || {
+            while pool.scrub_status().state == ScrubState::Running {
+                self.io.sleep(SCRUB_POLL).await;
+            }
+        };
+        ended().await;
+        pool.scrub_start(u64::MAX).map_err(refusal)?;
+        ended().await;
+        if pool.scrub_status().state != ScrubState::Done {
+            return Err((Refused::Failed, "the scrub did not come to its end".to_owned()));
+        }
+        let disks = self.disks();
+        let spoiled = |structure| match structure {
+            Structure::Label(_) => Spoiled::Label,
+            Structure::CatalogSlot(_) => Spoiled::Catalog,
+            Structure::JournalHeader(_) => Spoiled::JournalHeader,
+            Structure::JournalFrame(_) => Spoiled::JournalFrame,
+            Structure::OwnerBlock(..) | Structure::OwnerEntries(..) => Spoiled::OwnerBlock,
+        };
+        let found = pool.take_damages().into_iter();
+        Ok(Some(found.map(|damage| (disks[usize::from(damage.disk.0)], spoiled(damage.structure))).collect()))
     }
 
     async fn stop(&self) -> Result<(), Refusal> {

@@ -112,6 +112,8 @@ counters! {
     rotten_owners: "spoiled owner blocks",
     /// Frames of one of two journals that went bad.
     rotten_frames: "spoiled journal frames",
+    /// Copies of metadata that went bad while the pool was open, and that a scrub told of and mended.
+    flipped_copies: "flipped copies found",
     /// Writes of metadata that a disk lost without a word.
     dropped_writes: "writes lost silently",
     /// Those that landed elsewhere.

@@ -234,6 +234,7 @@ impl<E: Engine> Run<E> {
         let mut alive = self.settle_to(scheduler, 1)? && (!last || self.verify(scheduler, &engine)?);
         if alive && last && !self.knobs.faulty() {
             alive = self.agrees(scheduler, &engine)?
+                && self.mends(scheduler, &engine)?
                 && self.give_all_back(scheduler, &engine)?
                 && self.agrees(scheduler, &engine)?;
         }

@@ -2,7 +2,7 @@
 //! and none comes back as data.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,11 +18,13 @@ use sds_sim::pool::PoolEngine;
 use sds_sim::random::Random;
 use sds_sim::schedule::{Scheduler, Step};
 use sds_sim::world::World;
-use sds_volume::layout::catalog::{decode_slot, slot_bytes};
+use sds_volume::layout::catalog::slot_bytes;
 use sds_volume::layout::disk::{LABEL_A_OFFSET, LABEL_B_OFFSET, LABEL_BYTES};
-use sds_volume::layout::frame::{FRAME_ALIGNMENT_BYTES, JournalHeader};
+use sds_volume::layout::frame::{FRAME_ALIGNMENT_BYTES, JournalHeader, Salt, decode_frame};
 use sds_volume::layout::label::Label;
 use sds_volume::layout::owner::{OWNER_BLOCK_BYTES, OwnerBlock, OwnerGeometry};
+use sds_volume::place::{DiskNo, Lsn};
+use sds_volume::{ScrubDisk, ScrubState, Structure, VolumeSpec};
 
 const VOLUME: [u8; 16] = *b"volume of flips.";
 const VOLUME_BYTES: u64 = 8 << 20;
@@ -31,8 +33,10 @@ const BLOCKS: u64 = VOLUME_BYTES / BLOCK_BYTES;
 /// Flips of sealed blocks and of CRCs, in rounds: after each the pool is opened anew, so that no CRC is at hand.
 const ROUNDS: usize = 40;
 const FLIPS_A_ROUND: usize = 100;
-/// Flips of labels, catalog slots, journal headers and owner blocks.
+/// Flips of labels, catalog slots, journal headers, frames and owner blocks.
 const METADATA_FLIPS: usize = 6_000;
+/// Blocks that hosts write, or discard, before each round of those.
+const FIRST_WRITES_A_ROUND: usize = 4;
 
 struct Bench {
     knobs: Rc<Knobs>,
@@ -192,56 +196,231 @@ fn flips_of_sealed_data_and_of_crcs_are_media_errors_of_exactly_those_blocks() {
     }
 }
 
+/// A copy of metadata on a disk: which, where, and how many of its bytes its CRC covers.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    disk: DiskNo,
+    structure: Structure,
+    offset: u64,
+    covered: u64,
+}
+
+impl Bench {
+    fn durable(&self, disk: DiskNo, offset: u64, len: u64) -> Vec<u8> {
+        self.world.durable(DiskId(disk.0), offset, len as usize).expect("durable")
+    }
+
+    /// All copies that a disk has at this moment, those of the same thing one after the other.
+    fn copies(&self, disk: DiskNo) -> Vec<Vec<Copied>> {
+        let label = Label::decode(&self.durable(disk, LABEL_A_OFFSET, LABEL_BYTES)).expect("intact");
+        let layout = &label.layout;
+        let of = |structure, offset, covered| Copied { disk, structure, offset, covered };
+        let labels = [LABEL_A_OFFSET, LABEL_B_OFFSET];
+        let mut all = vec![(0..).zip(labels).map(|(n, at)| of(Structure::Label(n), at, LABEL_BYTES)).collect()];
+        let slot = |n| {
+            let offset = layout.catalog_slot_offset(u64::from(n));
+            let head = self.durable(disk, offset, FRAME_ALIGNMENT_BYTES);
+            of(Structure::CatalogSlot(n), offset, slot_bytes(&head).expect("a slot") as u64)
+        };
+        all.push((0..2).map(slot).collect());
+        let header = |n| layout.journal_offset + u64::from(n) * FRAME_ALIGNMENT_BYTES;
+        all.push((0..2).map(|n| of(Structure::JournalHeader(n), header(n), FRAME_ALIGNMENT_BYTES)).collect());
+        let geometry = OwnerGeometry::new(layout.extent_bytes);
+        for block in 0..geometry.blocks(layout.chunks) as u32 {
+            let offset = |place| layout.owner_offset + (u64::from(block) * 2 + place) * OWNER_BLOCK_BYTES;
+            let intact = |place| {
+                let bytes = self.durable(disk, offset(place), OWNER_BLOCK_BYTES);
+                OwnerBlock::decode(&bytes, &geometry, &label.disk_uuid, block).is_ok()
+            };
+            if intact(0) && intact(1) {
+                let chunk = geometry.first_chunk(block);
+                let place = |n: u8| of(Structure::OwnerBlock(chunk, n), offset(u64::from(n)), OWNER_BLOCK_BYTES);
+                all.push((0..2).map(place).collect());
+            }
+        }
+        all
+    }
+
+    /// The frames of a disk's journal, from its start to its end.
+    fn frames(&self, disk: DiskNo) -> Vec<Copied> {
+        let label = Label::decode(&self.durable(disk, LABEL_A_OFFSET, LABEL_BYTES)).expect("intact");
+        let header = self.durable(disk, label.layout.journal_offset, FRAME_ALIGNMENT_BYTES);
+        let header = JournalHeader::decode(&header).expect("intact");
+        let log = label.layout.journal_offset + 2 * FRAME_ALIGNMENT_BYTES;
+        let (mut frames, mut next, mut at) = (Vec::new(), header.start, header.start_offset);
+        let mut lap = header.start_lap;
+        while let Some(bytes) = self.world.durable(DiskId(disk.0), log + at, (header.log_bytes - at) as usize) {
+            match decode_frame(&bytes, Salt { journal: header.salt, lap }, false) {
+                Ok(frame) if frame.head.first == next => {
+                    let covered = u64::from(u32::from_le_bytes(bytes[8..12].try_into().expect("four")));
+                    let structure = Structure::JournalFrame(next);
+                    frames.push(Copied { disk, structure, offset: log + at, covered });
+                    (next, at) = (Lsn(frame.head.last.0 + 1), at + frame.padded_bytes as u64);
+                }
+                _ if at > 0 && lap == header.start_lap => (lap, at) = (lap + 1, 0),
+                _ => break,
+            }
+        }
+        frames
+    }
+
+    /// A byte of the copy, and so what it says, becomes another one.
+    fn flip(&mut self, copy: &Copied) {
+        let at = copy.offset + self.random.below(copy.covered / 4) * 4;
+        assert!(self.world.flip(DiskId(copy.disk.0), at), "durable");
+    }
+
+    /// Scrubs; what was told since the last time, and the disks' counts of what is damaged and mended.
+    fn scrub(&mut self, engine: &PoolEngine) -> (Told, [u64; 2]) {
+        let pool = engine.pool();
+        pool.scrub_start(1 << 40).expect("none is running");
+        while pool.scrub_status().state == ScrubState::Running {
+            assert_eq!(self.scheduler.step(None), Step::Went);
+        }
+        let status = pool.scrub_status();
+        assert_eq!(status.state, ScrubState::Done);
+        let sum = |of: fn(&ScrubDisk) -> u64| status.disks.iter().map(of).sum();
+        let told = pool.take_damages().into_iter().map(|damage| (damage.disk, damage.structure));
+        (told.collect(), [sum(|disk| disk.metadata.damaged), sum(|disk| disk.metadata.mended)])
+    }
+
+    /// The process dies; the pool is opened again, from the disks alone if its MetaStore is lost.
+    fn reopen_after_a_kill(&mut self, engine: PoolEngine, lost: bool) -> PoolEngine {
+        self.scheduler.kill();
+        drop(engine);
+        self.world.process_crash();
+        if lost {
+            self.world.store.lose();
+        }
+        self.scheduler = Scheduler::new(&self.world, self.knobs.cores, self.random.fork(), 0);
+        let surroundings = self.surroundings();
+        let engine = self.wait(PoolEngine::open(surroundings)).expect("it opens");
+        assert_eq!(engine.recovered().imported, lost);
+        assert!(engine.recovered().lost_writes.is_empty(), "a flipped slot is no lost write");
+        engine
+    }
+}
+
+type Told = BTreeSet<(DiskNo, Structure)>;
+
+fn is_frame(structure: &Structure) -> bool {
+    matches!(structure, Structure::JournalFrame(_))
+}
+
+/// Flips one copy of each thing that is there twice, and some frames of one member's journal, while a pool is open and
+/// hosts have written to it. A scrub tells of exactly those, and mends them, or the process dies before: then the pool
+/// opens, with or without its MetaStore, and what it tells then and at the scrub after that is the same.
 #[test]
-fn flips_of_labels_catalogs_journal_headers_and_owner_blocks_are_seen() {
+fn flips_of_labels_catalogs_journals_and_owner_blocks_are_told_and_mended() {
     let mut bench = Bench::new(8);
+    // Checkpoints are those of scrubs alone: one that goes on while a copy is flipped may be about to write it.
+    Rc::get_mut(&mut bench.knobs).expect("nobody else has them").checkpoint_intervals_ms = [3_600_000; 2];
     let surroundings = bench.surroundings();
-    let engine = Rc::new(bench.wait(PoolEngine::create(surroundings)).expect("room"));
-    let making = Rc::clone(&engine);
-    bench.wait(async move { making.create_volume(VOLUME, VOLUME_BYTES, 512).await }).expect("room");
-    let range = LbaRange::new(0, 2048);
-    bench.ask(&engine, Command::Write { range, fua: true }, Some(Buffer::zeroed(1 << 20))).expect("room");
-    let stopping = Rc::clone(&engine);
-    bench.wait(async move { stopping.stop().await }).expect("nothing fails");
-    let (mut flips, disk) = (0, DiskId(0));
-    let durable = |offset: u64, len: u64| bench.world.durable(disk, offset, len as usize).expect("durable");
-    let label = Label::decode(&durable(LABEL_A_OFFSET, LABEL_BYTES)).expect("intact");
-    let layout = &label.layout;
-    let geometry = OwnerGeometry::new(layout.extent_bytes);
-    let owner = |block: u64, place: u64| layout.owner_offset + (block * 2 + place) * OWNER_BLOCK_BYTES;
-    type Intact<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
-    // Of each: where, how much of it is covered, and whether bytes are intact.
-    let mut kinds: Vec<(u64, u64, Intact<'_>)> = Vec::new();
-    for offset in [LABEL_A_OFFSET, LABEL_B_OFFSET] {
-        kinds.push((offset, LABEL_BYTES, Box::new(|bytes| Label::decode(bytes).is_ok())));
-    }
-    for slot in 0..2 {
-        let offset = layout.catalog_slot_offset(slot);
-        if let Ok(len) = slot_bytes(&durable(offset, FRAME_ALIGNMENT_BYTES)) {
-            let used = u64::from(u32::from_le_bytes(durable(offset, 16)[8..12].try_into().expect("four")));
-            let whole = durable(offset, len as u64);
-            assert!(decode_slot(&whole).is_ok());
-            kinds.push((offset, used, Box::new(|bytes| decode_slot(bytes).is_ok())));
+    let mut engine = bench.wait(PoolEngine::create(surroundings)).expect("room");
+    let pool = engine.pool();
+    let spec = VolumeSpec { uuid: VOLUME, size_bytes: VOLUME_BYTES, logical_block_bytes: 512 };
+    let making = async move {
+        pool.create_volume(spec).await?;
+        pool.checkpoint().await
+    };
+    bench.wait(making).expect("room");
+    // What each block holds; the others read zeros.
+    let mut written: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut flips, mut kinds, mut frames_told) = (0, [0_usize; 5], 0);
+    for round in 0.. {
+        // Changes of the map, so that owner tables change and the journal has frames.
+        for _ in 0..FIRST_WRITES_A_ROUND {
+            let block = bench.random.below(BLOCKS);
+            let range = lbas(block);
+            if bench.random.chance(300) {
+                bench.ask(&engine, Command::Discard(vec![range]), None).expect("nothing fails");
+                written.remove(&block);
+            } else {
+                let tag = bench.random.bits();
+                let command = Command::Write { range, fua: true };
+                bench.ask(&engine, command, Some(Buffer::copy_of(&content(tag)))).expect("room");
+                written.insert(block, tag);
+            }
+        }
+        bench.ask(&engine, Command::Flush, None).expect("nothing fails");
+        let mut flipped = Told::new();
+        let mut spoil = |bench: &mut Bench, copy: &Copied| {
+            bench.flip(copy);
+            flipped.insert((copy.disk, copy.structure));
+            kinds[kind_of(&copy.structure)] += 1;
+            flips += 1;
+        };
+        // Frames of one member alone: the other one has them as well.
+        let member = DiskNo(round % 2);
+        for frame in bench.frames(member) {
+            if bench.random.chance(300) {
+                spoil(&mut bench, &frame);
+            }
+        }
+        let copies = [bench.copies(DiskNo(0)), bench.copies(DiskNo(1))].concat();
+        let (died, lost) = (round % 5 == 4, round % 2 == 0);
+        for twice in copies {
+            // An import needs the newest catalog of one disk at least.
+            let is_slot = matches!(twice[0].structure, Structure::CatalogSlot(_));
+            if died && lost && is_slot && twice[0].disk == member {
+                continue;
+            }
+            let copy = twice[bench.random.index(2)];
+            spoil(&mut bench, &copy);
+        }
+        let mut told = Told::new();
+        if died {
+            engine = bench.reopen_after_a_kill(engine, lost);
+            let damage = &engine.recovered().damage;
+            for (disk, structure) in flipped.iter().filter(|(_, structure)| is_told_at_an_opening(structure)) {
+                let what = match structure {
+                    Structure::JournalHeader(_) => "a journal header".to_owned(),
+                    other => other.to_string(),
+                };
+                let words = format!("{what} of sim:{} ", disk.0);
+                let is_told = match structure {
+                    Structure::Label(slot) => engine.recovered().bad_labels.contains(&(DiskId(disk.0), *slot)),
+                    _ => damage.iter().any(|told| told.contains(&words)),
+                };
+                assert!(is_told, "round {round}: {words}: {damage:?}");
+                told.insert((*disk, *structure));
+            }
+        }
+        let (at_scrub, [damaged, mended]) = bench.scrub(&engine);
+        assert_eq!((damaged, mended), (at_scrub.len() as u64, at_scrub.len() as u64), "round {round}: {at_scrub:?}");
+        told.extend(at_scrub);
+        // An opening copies the journal that is whole, and checkpoints make frames unneeded.
+        let without_frames = |set: &Told| set.iter().filter(|(_, what)| !is_frame(what)).copied().collect::<Told>();
+        assert_eq!(without_frames(&told), without_frames(&flipped), "round {round}");
+        assert!(told.is_subset(&flipped), "round {round}: {told:?}");
+        frames_told += told.len() - without_frames(&told).len();
+        if round % 20 == 0 || died {
+            assert_eq!(bench.scrub(&engine), (Told::new(), [0, 0]), "round {round}: all is mended");
+            for block in 0..BLOCKS {
+                let read = bench.ask(&engine, Command::Read(lbas(block)), None).expect("nothing is lost");
+                let holds = written.get(&block).map_or_else(|| vec![0; BLOCK_BYTES as usize], |tag| content(*tag));
+                assert!(read == holds, "round {round}: block {block}");
+            }
+        }
+        if flips >= METADATA_FLIPS {
+            break;
         }
     }
-    for offset in [layout.journal_offset, layout.journal_offset + FRAME_ALIGNMENT_BYTES] {
-        kinds.push((offset, FRAME_ALIGNMENT_BYTES, Box::new(|bytes| JournalHeader::decode(bytes).is_ok())));
+    println!("{flips} flips: labels, slots, headers, frames, owner blocks: {kinds:?}; frames told: {frames_told}");
+    assert!(kinds.iter().all(|count| *count > 100), "{kinds:?}");
+    assert!(frames_told * 2 > kinds[3], "{frames_told} of {} frames", kinds[3]);
+}
+
+fn kind_of(structure: &Structure) -> usize {
+    match structure {
+        Structure::Label(_) => 0,
+        Structure::CatalogSlot(_) => 1,
+        Structure::JournalHeader(_) => 2,
+        Structure::JournalFrame(_) => 3,
+        Structure::OwnerBlock(..) | Structure::OwnerEntries(..) => 4,
     }
-    for (block, place) in (0..geometry.blocks(layout.chunks)).flat_map(|block| [(block, 0), (block, 1)]) {
-        let offset = owner(block, place);
-        let (geometry, uuid) = (&geometry, &label.disk_uuid);
-        let intact = move |bytes: &[u8]| OwnerBlock::decode(bytes, geometry, uuid, block as u32).is_ok();
-        if intact(&durable(offset, OWNER_BLOCK_BYTES)) {
-            kinds.push((offset, OWNER_BLOCK_BYTES, Box::new(intact)));
-        }
-    }
-    assert!(kinds.len() >= 6, "labels, slots, headers, owners");
-    let mut random = Random::new(9);
-    while flips < METADATA_FLIPS {
-        let (offset, covered, intact) = &kinds[random.index(kinds.len())];
-        let mut bytes = durable(*offset, covered.next_multiple_of(BLOCK_BYTES));
-        bytes[random.below(*covered) as usize] ^= 1 << random.index(8);
-        assert!(!intact(&bytes), "a flip in what lies at {offset}");
-        flips += 1;
-    }
+}
+
+fn is_told_at_an_opening(structure: &Structure) -> bool {
+    matches!(structure, Structure::Label(_) | Structure::CatalogSlot(_) | Structure::JournalHeader(_))
 }

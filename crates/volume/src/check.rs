@@ -115,12 +115,12 @@ pub struct CheckReport {
 /// What a page's core says of it.
 #[derive(Debug, Default)]
 pub struct PageLook {
-    lsn: Lsn,
+    pub(crate) lsn: Lsn,
     findings: Vec<Finding>,
     extents: u64,
     chunks: Vec<(ChunkAddr, ExtentId, Lsn)>,
     /// What the owner tables should say; `None`: they are not that far yet.
-    owners: Option<Vec<OwnerUpdate>>,
+    pub(crate) owners: Option<Vec<OwnerUpdate>>,
 }
 
 /// A walk over everything.
@@ -229,7 +229,7 @@ impl<E: Io + Clock> Pool<E> {
 }
 
 /// The owner entries that are not what is expected.
-async fn differing_owners<E: Io>(
+pub(crate) async fn differing_owners<E: Io>(
     tables: &[OwnerTable<E>],
     expected: &[OwnerUpdate],
 ) -> Result<Vec<(ChunkAddr, ExtentId)>, PoolError> {

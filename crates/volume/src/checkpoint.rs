@@ -5,6 +5,7 @@
 //! table before the journal has it. When everything that was pushed before the checkpoint began is stored, the journal
 //! is trimmed to that point.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,38 +16,67 @@ use sds_io::{Clock, Io, MetaBatch};
 
 use crate::careful::CarefulIo;
 use crate::core::PoolCore;
+use crate::damage::Structure;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::{OwnerUpdate, PageImage};
-use crate::label_io::write_catalog;
+use crate::label_io::{BadSlots, SlotError, catalog_sequences, write_catalog};
 use crate::layout::catalog::encode_catalog;
+use crate::layout::owner::OwnerGeometry;
 use crate::layout::rows;
-use crate::owner::OwnerTable;
-use crate::place::{Lsn, PageKey};
+use crate::owner::{OwnerTable, TableLook};
+use crate::place::{ChunkAddr, DiskNo, Lsn, PageKey, is_check_chunk};
 use crate::planted::Defect;
-use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, lock};
+use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, PoolShared, Verify, lock};
 
 /// The task on core 0 that makes checkpoints.
 pub(crate) struct Checkpointer<E: Io + Clock> {
-    pub core: Rc<PoolCore<E>>,
-    pub owners: Vec<OwnerTable<CarefulIo<E>>>,
-    pub requests: Receiver<CheckpointRequest>,
+    core: Rc<PoolCore<E>>,
+    owners: Vec<OwnerTable<CarefulIo<E>>>,
+    requests: Receiver<CheckpointRequest>,
+    /// Catalog slots of which it was told that they are damaged, until they are written; true: since the pool was
+    /// opened.
+    bad_slots: BTreeMap<(DiskNo, u8), bool>,
+    /// The first chunks of owner blocks that a scrub found damaged in both places: it tells of those that pages need.
+    lost_owners: BTreeSet<(DiskNo, u32)>,
 }
 
 impl<E: Io + Clock> Checkpointer<E> {
+    /// The opening has told of `bad_slots`.
+    pub(crate) fn new(
+        core: Rc<PoolCore<E>>,
+        requests: Receiver<CheckpointRequest>,
+        bad_slots: Vec<(DiskNo, u8)>,
+    ) -> Self {
+        let bad_slots = bad_slots.into_iter().map(|slot| (slot, false)).collect();
+        Self { core, owners: Vec::new(), requests, bad_slots, lost_owners: BTreeSet::new() }
+    }
+
     /// Makes one checkpoint for all that ask before it begins.
     pub(crate) async fn run(mut self) {
         while let Some(request) = self.requests.next().await {
-            let (mut waiting, mut stop, mut next) = (Vec::new(), false, Some(request));
+            let (mut waiting, mut looks, mut wanted, mut stop) = (Vec::new(), Vec::new(), false, None);
+            let mut next = Some(request);
             while let Some(request) = next {
                 match request {
-                    CheckpointRequest::Soon => {}
+                    CheckpointRequest::Soon => wanted = true,
                     CheckpointRequest::Now(done) => waiting.push(done),
-                    CheckpointRequest::Stop => stop = true,
+                    CheckpointRequest::Verify(what, done) => looks.push((what, done)),
+                    CheckpointRequest::Stop(done) => stop = Some(done),
                 }
-                next = if stop { None } else { self.requests.try_next() };
+                next = if stop.is_some() { None } else { self.requests.try_next() };
             }
-            if stop && waiting.is_empty() {
-                return;
+            // Before a checkpoint writes over what is damaged.
+            for (what, done) in looks {
+                done.send(self.verify(what).await);
+            }
+            if waiting.is_empty() {
+                if let Some(done) = stop.take() {
+                    done.send(());
+                    return;
+                }
+                if !wanted {
+                    continue;
+                }
             }
             self.core.shared.checkpoint_wanted.store(false, Ordering::Release);
             let outcome = self.checkpoint().await;
@@ -58,10 +88,74 @@ impl<E: Io + Clock> Checkpointer<E> {
             for done in waiting {
                 done.send(outcome.as_ref().copied().map_err(PoolError::again));
             }
-            if stop {
+            if let Some(done) = stop {
+                done.send(());
                 return;
             }
         }
+    }
+
+    /// What a scrub asks of copies that nobody else writes.
+    async fn verify(&mut self, what: Verify) -> Result<TableLook, PoolError> {
+        let shared = Arc::clone(&self.core.shared);
+        if shared.is_stopping() {
+            return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
+        }
+        let failed = || PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
+        match what {
+            Verify::Slots => {
+                for disk in shared.disks().iter().filter(|disk| !disk.lost.load(Ordering::Acquire)) {
+                    self.verify_slots(disk).await;
+                }
+                Ok(TableLook::default())
+            }
+            Verify::Owners(disk, first) => {
+                let look = self.table(disk).mend_from(first).await.map_err(|error| failed().with_source(error))?;
+                let disk = &shared.disks()[usize::from(disk.0)];
+                shared.count_verified(disk.no, look.verified);
+                for (chunk, place) in &look.mended {
+                    shared.tell_damage(disk, Structure::OwnerBlock(*chunk, *place), "the other place holds");
+                }
+                shared.tell_mended(disk.no, look.mended.len() as u64);
+                let geometry = OwnerGeometry::new(shared.extent_bytes);
+                self.lost_owners.extend(look.lost.iter().map(|block| (disk.no, geometry.first_chunk(*block))));
+                Ok(look)
+            }
+            Verify::Renew(disk, blocks) => {
+                self.table(disk).renew(&blocks).await.map_err(|error| failed().with_source(error))?;
+                Ok(TableLook::default())
+            }
+        }
+    }
+
+    /// Tells of slots that can't be used. Before the first catalog is written there is none.
+    async fn verify_slots(&mut self, disk: &Arc<PoolDisk>) {
+        let shared = Arc::clone(&self.core.shared);
+        let slots = catalog_sequences(&self.core.env.io, disk.disk, &disk.layout).await;
+        let newest = slots.iter().flatten().max().copied();
+        let mut bad = 0;
+        for (slot, read) in (0..).zip(&slots) {
+            match read {
+                Ok(_) => {}
+                Err(SlotError::Decode(error)) if error.is_blank() && newest.is_none() => {}
+                Err(error) => {
+                    bad += 1;
+                    self.bad_slots.entry((disk.no, slot)).or_insert_with(|| {
+                        shared.tell_damage(disk, Structure::CatalogSlot(slot), error);
+                        true
+                    });
+                }
+            }
+        }
+        shared.count_verified(disk.no, 2 - bad);
+    }
+
+    fn table(&mut self, disk: DiskNo) -> &mut OwnerTable<CarefulIo<E>> {
+        let disks = self.core.shared.disks();
+        while self.owners.len() < disks.len() {
+            self.owners.push(owner_table(&self.core, &disks[self.owners.len()]));
+        }
+        &mut self.owners[usize::from(disk.0)]
     }
 
     async fn checkpoint(&mut self) -> Result<(), PoolError> {
@@ -128,34 +222,40 @@ impl<E: Io + Clock> Checkpointer<E> {
     }
 
     async fn save_owners(&mut self, updates: Vec<OwnerUpdate>) -> Result<(), PoolError> {
-        let disks = self.core.shared.disks();
-        while self.owners.len() < disks.len() {
-            let disk = &disks[self.owners.len()];
-            self.owners.push(owner_table(&self.core, disk));
-        }
-        for disk in disks.iter() {
+        let shared = Arc::clone(&self.core.shared);
+        for disk in shared.disks().iter() {
             let of_disk: Vec<_> = updates.iter().filter(|(addr, _, _)| addr.disk == disk.no).cloned().collect();
             if of_disk.is_empty() {
                 continue;
             }
+            let changed: BTreeSet<u32> = of_disk.iter().map(|(addr, ..)| addr.chunk).collect();
             let updates = of_disk.into_iter().map(|(addr, entry, lsn)| (addr.chunk, entry, lsn)).collect();
-            let table = &mut self.owners[usize::from(disk.no.0)];
+            let table = self.table(disk.no);
             let failed = || PoolError::new(PoolErrorKind::Io, "an owner table can't be written");
             let report = table.update(updates).await.map_err(|error| failed().with_source(error))?;
-            for chunk in report.damaged {
-                // What it said is in the MetaStore; the changed entries of the block are whole again.
-                log::warn!("{}: the owners of chunk {chunk} and on were damaged and are written anew", disk.info.path);
-            }
             // Durable before the MetaStore has the page: replay passes over what the page has, and would not write
             // these entries again.
             table.sync().await.map_err(|error| failed().with_source(error))?;
+            for chunk in report.damaged {
+                if self.lost_owners.remove(&(disk.no, chunk)) || !says_more(&shared, disk, chunk, &changed) {
+                    continue;
+                }
+                // What it said is in the MetaStore; the changed entries are whole again, and a scrub writes the others.
+                for place in 0..2 {
+                    shared.tell_damage(disk, Structure::OwnerBlock(chunk, place), "so is the other place");
+                }
+            }
+            for (chunk, place) in &report.half {
+                shared.tell_damage(disk, Structure::OwnerBlock(*chunk, *place), "the other place holds");
+            }
+            shared.tell_mended(disk.no, report.half.len() as u64);
         }
         Ok(())
     }
 
     /// Stores free space and the catalog as of now, and that everything up to `up_to` is stored.
-    async fn save_catalog(&self, up_to: Lsn) -> Result<(), PoolError> {
-        let shared = &self.core.shared;
+    async fn save_catalog(&mut self, up_to: Lsn) -> Result<(), PoolError> {
+        let shared = Arc::clone(&self.core.shared);
         let (segments, catalog, lsn) = {
             let mut ledger = shared.ledger();
             (ledger.space.take_dirty_segments(), encode_catalog(&ledger.catalog), ledger.last)
@@ -174,7 +274,7 @@ impl<E: Io + Clock> Checkpointer<E> {
     }
 
     async fn save_catalog_rows(
-        &self,
+        &mut self,
         up_to: Lsn,
         segments: &[crate::space::SegmentImage],
         catalog: Vec<u8>,
@@ -191,10 +291,26 @@ impl<E: Io + Clock> Checkpointer<E> {
         batch.push((rows::CATALOG_KEY.to_vec(), Some(catalog.clone())));
         batch.push((rows::CHECKPOINT_KEY.to_vec(), Some(rows::encode_checkpoint(up_to))));
         let disks = self.core.shared.disks();
-        let left = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire));
-        let writes = left.map(|disk| save_on_disk(&self.core, disk, &catalog, lsn)).collect();
-        join_all(writes).await.into_iter().collect::<Result<(), PoolError>>()?;
+        let left: Vec<_> = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire)).collect();
+        let writes = left.iter().map(|disk| save_on_disk(&self.core, disk, &catalog, lsn)).collect();
+        let before = join_all(writes).await.into_iter().collect::<Result<Vec<BadSlots>, PoolError>>()?;
+        for (disk, bad) in left.into_iter().zip(before) {
+            self.tell_slots(disk, bad);
+        }
         self.put(batch).await
+    }
+
+    /// These slots were damaged before they were written now.
+    fn tell_slots(&mut self, disk: &PoolDisk, bad: BadSlots) {
+        for (slot, error) in (0..).zip(bad).filter_map(|(slot, error)| Some((slot, error?))) {
+            let told = self.bad_slots.remove(&(disk.no, slot));
+            if told.is_none() {
+                self.core.shared.tell_damage(disk, Structure::CatalogSlot(slot), error);
+            }
+            if told != Some(false) {
+                self.core.shared.tell_mended(disk.no, 1);
+            }
+        }
     }
 }
 
@@ -204,11 +320,21 @@ async fn save_on_disk<E: Io + Clock>(
     disk: &Arc<PoolDisk>,
     catalog: &[u8],
     lsn: Lsn,
-) -> Result<(), PoolError> {
+) -> Result<BadSlots, PoolError> {
     let failed = |error| PoolError::new(PoolErrorKind::Io, "the catalog can't be written to a disk").with_source(error);
     let sequence = if core.shared.planted.has(Defect::StaleCatalog) { 0 } else { lsn.0 };
     let io = disk.careful(&core.env.io, core.shared.planted);
     write_catalog(&io, disk.disk, &disk.layout, catalog, sequence).await.map_err(failed)
+}
+
+/// True if the owner block of `first` should say something of chunks that are not `changed`. Where it should not, what
+/// is there may be an earlier pool's.
+fn says_more(shared: &PoolShared, disk: &PoolDisk, first: u32, changed: &BTreeSet<u32>) -> bool {
+    let count = OwnerGeometry::new(disk.layout.extent_bytes).entries_per_block as u32;
+    let chunks = first..first.saturating_add(count).min(disk.layout.chunks);
+    let ledger = shared.ledger();
+    let is_allocated = |chunk| ledger.space.is_allocated(ChunkAddr { disk: disk.no, chunk });
+    chunks.filter(|chunk| !is_check_chunk(*chunk) && !changed.contains(chunk)).any(is_allocated)
 }
 
 pub(crate) fn owner_table<E: Io + Clock>(core: &PoolCore<E>, disk: &Arc<PoolDisk>) -> OwnerTable<CarefulIo<E>> {

@@ -13,11 +13,12 @@ use sds_io::sync::{OneshotSender, Receiver, join_all};
 use sds_io::{Clock, Io};
 
 use crate::core::PoolCore;
+use crate::damage::Structure;
 use crate::env::CoreEnv;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::format::member;
-use crate::journal::{Journal, JournalError, LostMember, Outcome};
-use crate::label_io::write_label;
+use crate::journal::{Chain, Journal, JournalError, LostMember, Outcome};
+use crate::label_io::{label_slots, write_label};
 use crate::layout::label::Label;
 use crate::place::Lsn;
 use crate::planted::{Defect, Planted};
@@ -41,6 +42,7 @@ impl<E: Io + Clock> Committer<E> {
             let mut waiting: Vec<Done> = Vec::new();
             let mut trims: Vec<(Lsn, Done)> = Vec::new();
             let mut admits: Vec<(Arc<PoolDisk>, Done)> = Vec::new();
+            let mut looks: Vec<OneshotSender<Result<Chain, PoolError>>> = Vec::new();
             let mut stop = None;
             let mut next = Some(request);
             while let Some(request) = next {
@@ -48,6 +50,7 @@ impl<E: Io + Clock> Committer<E> {
                     CommitRequest::Durable(done) => waiting.push(done),
                     CommitRequest::Admit(disk, done) => admits.push((disk, done)),
                     CommitRequest::Trim(lsn, done) => trims.push((lsn, done)),
+                    CommitRequest::Verify(done) => looks.push(done),
                     CommitRequest::Stop(done) => stop = Some(done),
                 }
                 next = if stop.is_some() { None } else { self.requests.try_next() };
@@ -67,10 +70,75 @@ impl<E: Io + Clock> Committer<E> {
             for (disk, done) in admits {
                 done.send(self.admit(&disk).await);
             }
+            for done in looks {
+                done.send(self.verify().await);
+            }
             if let Some(done) = stop {
                 done.send(());
                 return;
             }
+        }
+    }
+
+    /// Looks at all labels and at the journal's headers, tells of those that are not what was written and writes them
+    /// anew. Returns the journal's frames as of now, which others may read.
+    async fn verify(&mut self) -> Result<Chain, PoolError> {
+        if self.shared.is_stopping() {
+            // Labels are another's from here on.
+            return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
+        }
+        if let Some(failed) = &self.failed {
+            return Err(failed.again());
+        }
+        for disk in self.shared.disks().iter().filter(|disk| !disk.lost.load(Ordering::Acquire)) {
+            self.verify_label(disk).await;
+        }
+        let bad = self.journal.bad_headers().await;
+        let disks: Vec<Option<Arc<PoolDisk>>> =
+            self.journal.members().iter().map(|member| self.shared.disk_of(member.disk)).collect();
+        for (number, disk) in disks.iter().enumerate().filter_map(|(number, disk)| Some((number, disk.as_ref()?))) {
+            let of_disk = bad.iter().filter(|(member, ..)| *member == number);
+            let mut found = 0;
+            for (_, header, why) in of_disk {
+                self.shared.tell_damage(disk, Structure::JournalHeader(*header), why);
+                found += 1;
+            }
+            self.shared.count_verified(disk.no, 2 - found);
+        }
+        if !bad.is_empty() {
+            let outcome = self.journal.rewrite_headers().await.map_err(|error| self.journal_error(error))?;
+            self.settle(outcome).await?;
+            for (number, ..) in bad {
+                disks[number].iter().for_each(|disk| self.shared.tell_mended(disk.no, 1));
+            }
+        }
+        Ok(self.journal.chain())
+    }
+
+    async fn verify_label(&self, disk: &Arc<PoolDisk>) {
+        let slots = label_slots(&self.env.io, disk.disk).await;
+        let newest = slots.iter().flatten().map(|label| label.sequence).max().unwrap_or(0);
+        let ours = lock(&disk.label).clone();
+        let written = Label { sequence: newest, ..ours.clone() }.encode();
+        let mut bad = 0;
+        for (slot, read) in (0..).zip(&slots) {
+            let why = match read {
+                Ok(label) if label.encode() == written => continue,
+                Ok(_) => "it is not what was written there last".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            self.shared.tell_damage(disk, Structure::Label(slot), why);
+            bad += 1;
+        }
+        self.shared.count_verified(disk.no, 2 - bad);
+        let is_newer = |label: &Label| (label.pool_epoch, label.openings) > (ours.pool_epoch, ours.openings);
+        // One that another engine wrote, or that rose as a later one failed, is not taken back.
+        if bad == 0 || slots.iter().flatten().any(is_newer) {
+            return;
+        }
+        match relabel_disk(&self.env.io, disk, self.shared.planted, |_| {}).await {
+            Ok(()) => self.shared.tell_mended(disk.no, bad),
+            Err(error) => log::error!("{}: its labels can't be written anew: {error}", disk.info.path),
         }
     }
 

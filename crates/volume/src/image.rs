@@ -39,6 +39,16 @@ impl Page {
         PageImage { key: self.key, lsn: state.lsn, batch, owners }
     }
 
+    /// The next image has the entries of all chunks of the page, whether they changed or not.
+    pub(crate) fn dirty_all(&self) {
+        let mut state = self.state.borrow_mut();
+        let all: Vec<u64> =
+            state.extents.iter().filter(|extent| extent.pushed).map(|extent| extent.record.id.index()).collect();
+        let lsn = state.lsn;
+        state.dirt.ids.extend(all);
+        state.dirty_since.get_or_insert(lsn);
+    }
+
     /// The image is stored, or is not: then the page is as dirty as before, and more.
     pub fn saved(&self, stored: bool) {
         let mut state = self.state.borrow_mut();

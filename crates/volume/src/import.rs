@@ -83,8 +83,8 @@ async fn gather<E: Io>(
         log::error!("{path}: the owners of chunk {chunk} and on are lost");
         damage.push(format!("both places of the owner block of chunk {chunk} of {path} are bad: its extents are lost"));
     }
-    for chunk in report.half {
-        damage.push(format!("a place of the owner block of chunk {chunk} of {path} is bad; the other one holds"));
+    for (chunk, place) in report.half {
+        damage.push(format!("place {place} of the owner block of chunk {chunk} of {path} is bad; the other one holds"));
     }
     Ok(())
 }

@@ -34,6 +34,9 @@ impl<E: Io + Clock> PoolCore<E> {
                 Message::DropPage(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.drop_page(page).await) });
                 }
+                Message::RewriteOwners(page, answer) => {
+                    self.env.spawner.spawn(async move { answer.send(core.rewrite_owners(page).await) });
+                }
                 Message::ScrubPage(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.scrub_page(page).await) });
                 }

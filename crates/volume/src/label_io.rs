@@ -91,6 +91,16 @@ pub async fn read_label<E: Io>(io: &E, disk: DiskId) -> LabelReport {
     report
 }
 
+/// Both labels, as they are.
+pub(crate) async fn label_slots<E: Io>(io: &E, disk: DiskId) -> [Result<Label, SlotError>; 2] {
+    let read = |slot: LabelSlot| io.read(disk, slot.offset(), Buffer::uninit(LABEL_BYTES as usize));
+    let decoded = |bytes: Result<Buffer, IoError>| {
+        Label::decode(bytes.map_err(SlotError::Io)?.as_ref()).map_err(SlotError::Decode)
+    };
+    // One by one, because one that can't be read must not hide the other.
+    [decoded(read(LabelSlot::A).await), decoded(read(LabelSlot::B).await)]
+}
+
 /// Writes `label` to both places, the older one first. Durable when this returns; whatever `label.sequence` is, the
 /// labels get one higher than what is on the disk.
 ///
@@ -140,8 +150,11 @@ pub const fn catalog_bytes_max(layout: &DiskLayout) -> usize {
     layout.catalog_slot_bytes as usize - SLOT_HEADER_BYTES
 }
 
+/// What is wrong with catalog slots 0 and 1; one that was never written is not wrong.
+pub type BadSlots = [Option<SlotError>; 2];
+
 /// Writes the catalog to the slot that does not hold the newest one, to both if neither holds any; durable when this
-/// returns.
+/// returns. Returns what was wrong with the slots before.
 ///
 /// # Errors
 /// If it is too large or the disk fails; the newest one is intact all the same.
@@ -151,7 +164,7 @@ pub async fn write_catalog<E: Io>(
     layout: &DiskLayout,
     catalog: &[u8],
     sequence: u64,
-) -> Result<(), CatalogError> {
+) -> Result<BadSlots, CatalogError> {
     if catalog.len() > catalog_bytes_max(layout) {
         return Err(CatalogError::TooLarge { bytes: catalog.len(), bytes_max: catalog_bytes_max(layout) });
     }
@@ -166,7 +179,7 @@ pub async fn write_catalog<E: Io>(
         io.write(disk, layout.catalog_slot_offset(*slot), bytes.clone(), false).await.map_err(CatalogError::Io)?;
         io.sync(disk).await.map_err(CatalogError::Io)?;
     }
-    Ok(())
+    Ok(slots.map(bad_slot))
 }
 
 /// Makes both catalog slots void: before a label is written to a disk that may have been in a pool.
@@ -196,17 +209,26 @@ pub async fn read_catalog<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> R
 /// The last checkpoint that a disk was told of. `None`: there was none, or a slot is damaged and may have been newer.
 pub(crate) async fn catalog_mark<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> Option<Lsn> {
     let slots = read_slots(io, disk, layout).await;
-    let foreign = |slot: &Slot| matches!(slot, Err(SlotError::Decode(error)) if error.is_foreign());
-    if !slots.iter().all(|slot| slot.is_ok() || foreign(slot)) {
+    let blank = |slot: &Slot| matches!(slot, Err(SlotError::Decode(error)) if error.is_blank());
+    if !slots.iter().all(|slot| slot.is_ok() || blank(slot)) {
         return None;
     }
     newest(&slots).map(|(_, sequence, _)| Lsn(sequence))
 }
 
-/// What is wrong with a disk's catalog slots, 0 and 1; one that was never written is not wrong.
-pub async fn bad_catalog_slots<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> [Option<SlotError>; 2] {
-    let slots = read_slots(io, disk, layout).await;
-    slots.map(|slot| slot.err().filter(|error| !matches!(error, SlotError::Decode(error) if error.is_foreign())))
+/// What is wrong with a disk's catalog slots.
+pub async fn bad_catalog_slots<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> BadSlots {
+    read_slots(io, disk, layout).await.map(bad_slot)
+}
+
+/// What each of a disk's slots holds: the catalog's sequence.
+pub(crate) async fn catalog_sequences<E: Io>(io: &E, disk: DiskId, layout: &DiskLayout) -> [Result<u64, SlotError>; 2] {
+    read_slots(io, disk, layout).await.map(|slot| slot.map(|(sequence, _)| sequence))
+}
+
+/// Slots are cleared before they are written first.
+fn bad_slot(slot: Slot) -> Option<SlotError> {
+    slot.err().filter(|error| !matches!(error, SlotError::Decode(error) if error.is_blank()))
 }
 
 type Slot = Result<(u64, Vec<u8>), SlotError>;

@@ -20,6 +20,7 @@
 //! | [`owner`] | owner tables on disks |
 //! | [`planted`] | defects that the simulator puts in |
 //! | [`env`] | what a pool is given by its process; limits and intervals |
+//! | [`damage`] | damaged copies of metadata, told by whoever comes upon one |
 //! | [`careful`] | a disk whose syncs are believed as long as none failed |
 //! | [`ledger`], [`shared`], [`core`] | the order of changes; what cores share; one core's share |
 //! | [`request`], [`volume`] | a request as parts, one a page; a volume as a device |
@@ -30,6 +31,7 @@
 //! | [`commit`], [`image`], [`checkpoint`] | what is pushed becomes durable, then leaves the journal |
 //! | [`format`], [`recover`], [`import`] | a pool is made, opened, rebuilt from its disks |
 //! | [`inbox`], [`delete`], [`scrub`] | messages between cores; deletions; all seals verified |
+//! | [`scrub_metadata`] | all copies of metadata verified |
 //! | [`pool`] | the pool as a whole |
 #![forbid(unsafe_code)]
 
@@ -49,6 +51,7 @@ pub mod label_io;
 pub mod space;
 pub mod owner;
 pub mod env;
+pub mod damage;
 mod careful;
 mod ledger;
 pub mod shared;
@@ -73,9 +76,11 @@ mod rebuild;
 mod inbox;
 mod delete;
 mod scrub;
+mod scrub_metadata;
 pub mod check;
 pub mod pool;
 
+pub use damage::{Damage, MetadataCounts, Structure};
 pub use env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, Tuning, VolumeSpec};
 pub use planted::{Defect, Planted};
 pub use pool::{Corrupt, DiskStatus, Pool, PoolStatus, VolumeStatus};

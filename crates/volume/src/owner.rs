@@ -12,7 +12,7 @@ use sds_io::{Buffer, DiskId, Io, IoError, Slice};
 
 use crate::layout::codec::DecodeError;
 use crate::layout::disk::DiskLayout;
-use crate::layout::owner::{OWNER_BLOCK_BYTES, OwnerBlock, OwnerEntry, OwnerGeometry};
+use crate::layout::owner::{BLOCK, OWNER_BLOCK_BYTES, OwnerBlock, OwnerEntry, OwnerGeometry};
 use crate::place::Lsn;
 
 /// Blocks that are read and written at the same time.
@@ -46,8 +46,21 @@ pub struct OwnerReport {
     pub blocks: u32,
     /// The first chunks of blocks of which neither place is intact though one was written: what they said is lost.
     pub damaged: Vec<u32>,
-    /// In a scan, the first chunks of blocks of which one place is damaged and the other one says all.
-    pub half: Vec<u32>,
+    /// Blocks of which one place is damaged and the other one says all: the first chunk, and which place.
+    pub half: Vec<(u32, u8)>,
+}
+
+/// What a look at some blocks of a table came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableLook {
+    /// Places that are intact.
+    pub verified: u64,
+    /// Damaged places that were written anew from the other one: the first chunk of their block, and which place.
+    pub mended: Vec<(u32, u8)>,
+    /// Blocks of which neither place is intact: what they said is lost, or it was an earlier pool's.
+    pub lost: Vec<u32>,
+    /// The block that follows those that were looked at.
+    pub next: Option<u32>,
 }
 
 /// A disk's owner table.
@@ -95,6 +108,8 @@ struct Changed {
     written: bool,
     /// Its first chunk, if neither place was intact.
     damaged: Option<u32>,
+    /// The same, and which it was, if one was damaged.
+    half: Option<(u32, u8)>,
     /// What is to follow after a sync.
     copy: Option<OtherPlace>,
 }
@@ -137,9 +152,10 @@ impl<E: Io> OwnerTable<E> {
             let this = &*self;
             let changes = batch.into_iter().map(|(block, updates)| this.change(block, updates)).collect();
             for (block, changed) in numbers.into_iter().zip(join_all(changes).await) {
-                let Changed { written, damaged, copy } = changed?;
+                let Changed { written, damaged, half, copy } = changed?;
                 report.blocks += u32::from(written);
                 report.damaged.extend(damaged);
+                report.half.extend(half);
                 match copy {
                     Some(copy) => self.unsettled.insert(block, Some(copy)),
                     None => self.unsettled.remove(&block),
@@ -207,7 +223,7 @@ impl<E: Io> OwnerTable<E> {
             let found = match &read {
                 Ok(bytes) => {
                     let start = (block - first) as usize * 2 * OWNER_BLOCK_BYTES as usize;
-                    self.choose(block, bytes.as_ref()[start..].chunks(OWNER_BLOCK_BYTES as usize).take(2))
+                    self.choose(block, bytes.as_ref()[start..].chunks(OWNER_BLOCK_BYTES as usize).take(2).map(Some))
                 }
                 // Something in there can't be read: block by block it is found which.
                 Err(_) => self.read(block).await?,
@@ -216,9 +232,9 @@ impl<E: Io> OwnerTable<E> {
             match found {
                 Found::Blank => continue,
                 Found::Damaged => report.damaged.push(chunk),
-                Found::Intact(found, _, other) => {
+                Found::Intact(found, place, other) => {
                     if other == Other::Bad {
-                        report.half.push(chunk);
+                        report.half.push((chunk, 1 - place as u8));
                     }
                     let slots = (chunk..self.layout.chunks).zip(found.entries);
                     slots.filter_map(|(chunk, slot)| Some((chunk, slot?))).for_each(|(chunk, (lsn, entry))| {
@@ -229,6 +245,63 @@ impl<E: Io> OwnerTable<E> {
             report.blocks += 1;
         }
         Ok((end < blocks).then_some(end))
+    }
+
+    /// Looks at both places of [`SCAN_BLOCKS`] from the block `first` on, after all that is owed is written. A place
+    /// that is damaged or older is written anew from the other one; durable when this returns.
+    ///
+    /// # Errors
+    /// The disk can't be written or synced. What can't be read is damaged.
+    pub async fn mend_from(&mut self, first: u32) -> Result<TableLook, OwnerError> {
+        self.sync_before(Some(&first)).await?;
+        let blocks = self.geometry.blocks(self.layout.chunks) as u32;
+        let end = blocks.min(first + SCAN_BLOCKS);
+        let mut look = TableLook { next: (end < blocks).then_some(end), ..TableLook::default() };
+        for batch in (first..end).collect::<Vec<_>>().chunks(BLOCKS_IN_FLIGHT_MAX) {
+            let reads = batch.iter().map(|block| self.read(*block)).collect();
+            let found = join_all(reads).await;
+            for (block, found) in batch.iter().zip(found) {
+                let chunk = self.geometry.first_chunk(*block);
+                match found {
+                    Ok(Found::Blank) => {}
+                    Ok(Found::Damaged) | Err(_) => look.lost.push(*block),
+                    Ok(Found::Intact(_, _, Other::Same)) => look.verified += 2,
+                    Ok(Found::Intact(content, place, other)) => {
+                        look.verified += 1;
+                        if other == Other::Bad {
+                            look.mended.push((chunk, 1 - place as u8));
+                        }
+                        let bytes = Buffer::copy_of(&content.encode(&self.geometry, &self.disk_uuid)).share();
+                        self.unsettled.insert(*block, Some(OtherPlace { place: 1 - place, bytes }));
+                    }
+                }
+            }
+        }
+        self.sync_before(Some(&first)).await?;
+        Ok(look)
+    }
+
+    /// Blocks of these that are still damaged in both places say from now on that nobody ever had their chunks; durable
+    /// when this returns. How many.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn renew(&mut self, blocks: &[u32]) -> Result<u64, OwnerError> {
+        let mut renewed = 0;
+        for block in blocks {
+            if !matches!(self.read(*block).await, Ok(Found::Damaged) | Err(_)) {
+                continue;
+            }
+            let empty = OwnerBlock::empty(&self.geometry, *block).encode(&self.geometry, &self.disk_uuid);
+            let bytes = Buffer::copy_of(&empty).share();
+            self.unsettled.insert(*block, None);
+            let write = self.io.write(self.disk, self.place(*block, 0), bytes.clone(), false).await;
+            write.map_err(|error| OwnerError { chunk: self.geometry.first_chunk(*block), error })?;
+            self.unsettled.insert(*block, Some(OtherPlace { place: 1, bytes }));
+            renewed += 1;
+        }
+        self.sync_before(blocks.first()).await?;
+        Ok(renewed)
     }
 
     /// What the table says of chunks, in the order given: since when and whose each is; `None`: it never had an owner,
@@ -258,11 +331,12 @@ impl<E: Io> OwnerTable<E> {
     /// Reads, changes and writes the older place of one block.
     async fn change(&self, block: u32, updates: Vec<Update>) -> Result<Changed, OwnerError> {
         let chunk = self.geometry.first_chunk(block);
-        let (mut content, newest, same, damaged) = match self.read(block).await? {
-            Found::Intact(content, place, other) => (content, place, other == Other::Same, None),
-            Found::Blank => (OwnerBlock::empty(&self.geometry, block), 1, true, None),
-            Found::Damaged => (OwnerBlock::empty(&self.geometry, block), 1, true, Some(chunk)),
+        let (mut content, newest, other, damaged) = match self.read(block).await? {
+            Found::Intact(content, place, other) => (content, place, other, None),
+            Found::Blank => (OwnerBlock::empty(&self.geometry, block), 1, Other::Same, None),
+            Found::Damaged => (OwnerBlock::empty(&self.geometry, block), 1, Other::Same, Some(chunk)),
         };
+        let half = (other == Other::Bad).then_some((chunk, 1 - newest as u8));
         let encoded = |content: &OwnerBlock| Buffer::copy_of(&content.encode(&self.geometry, &self.disk_uuid)).share();
         let mut changed = false;
         for (chunk, entry, lsn) in updates {
@@ -275,43 +349,58 @@ impl<E: Io> OwnerTable<E> {
         }
         if !changed {
             // An update that was cut off may have reached one place alone.
-            let copy = (!same).then(|| OtherPlace { place: 1 - newest, bytes: encoded(&content) });
-            return Ok(Changed { written: false, damaged, copy });
+            let copy = (other != Other::Same).then(|| OtherPlace { place: 1 - newest, bytes: encoded(&content) });
+            return Ok(Changed { written: false, damaged, half, copy });
         }
         content.sequence += 1;
         let bytes = encoded(&content);
         let write = self.io.write(self.disk, self.place(block, 1 - newest), bytes.clone(), false).await;
         write.map_err(|error| OwnerError { chunk, error })?;
-        Ok(Changed { written: true, damaged, copy: Some(OtherPlace { place: newest, bytes }) })
+        Ok(Changed { written: true, damaged, half, copy: Some(OtherPlace { place: newest, bytes }) })
     }
 
     async fn read(&self, block: u32) -> Result<Found, OwnerError> {
         let size = OWNER_BLOCK_BYTES as usize;
         if let Ok(bytes) = self.io.read(self.disk, self.place(block, 0), Buffer::uninit(2 * size)).await {
-            return Ok(self.choose(block, bytes.as_ref().chunks(size)));
+            return Ok(self.choose(block, bytes.as_ref().chunks(size).map(Some)));
         }
         let mut read = Vec::new();
         let mut failed = None;
         for place in 0..2 {
             match self.io.read(self.disk, self.place(block, place), Buffer::uninit(size)).await {
-                Ok(bytes) => read.push(bytes.as_ref().to_vec()),
+                Ok(bytes) => read.push(Some(bytes.as_ref().to_vec())),
                 Err(error) => {
                     failed = Some(error);
-                    read.push(Vec::new());
+                    read.push(None);
                 }
             }
         }
-        match (self.choose(block, read.iter().map(Vec::as_slice)), failed) {
+        match (self.choose(block, read.iter().map(Option::as_deref)), failed) {
             (intact @ Found::Intact(..), _) => Ok(intact),
             (_, Some(error)) => Err(OwnerError { chunk: self.geometry.first_chunk(block), error }),
             (other, None) => Ok(other),
         }
     }
 
-    fn choose<'a>(&self, block: u32, places: impl Iterator<Item = &'a [u8]>) -> Found {
+    /// Of both places, `None`: it can't be read.
+    fn choose<'a>(&self, block: u32, places: impl Iterator<Item = Option<&'a [u8]>>) -> Found {
         let mut found = Found::Blank;
         for (place, bytes) in (0..).zip(places) {
-            found = match (OwnerBlock::decode(bytes, &self.geometry, &self.disk_uuid, block), found) {
+            let decoded = bytes.map(|bytes| OwnerBlock::decode(bytes, &self.geometry, &self.disk_uuid, block));
+            // One of an earlier pool on this disk looks so, too: its CRC is seeded with another uuid and so is as wrong
+            // as a damaged one's.
+            let was_written = |error: &DecodeError| match bytes {
+                Some(bytes) if error.is_foreign() => BLOCK.is_but_for_magic(bytes, &self.disk_uuid),
+                _ => true,
+            };
+            let Some(decoded) = decoded else {
+                found = match found {
+                    Found::Intact(old, at, _) => Found::Intact(old, at, Other::Bad),
+                    Found::Blank | Found::Damaged => Found::Damaged,
+                };
+                continue;
+            };
+            found = match (decoded, found) {
                 (Ok(new), Found::Intact(old, at, _)) if old.sequence > new.sequence => {
                     Found::Intact(old, at, Other::Older)
                 }
@@ -332,12 +421,6 @@ impl<E: Io> OwnerTable<E> {
     const fn place(&self, block: u32, place: u64) -> u64 {
         self.layout.owner_offset + (block as u64 * 2 + place) * OWNER_BLOCK_BYTES
     }
-}
-
-/// True if the bytes look like an owner block. One of an earlier pool on this disk does, too: its CRC is seeded with
-/// another uuid and so is as wrong as a damaged one's.
-fn was_written(error: &DecodeError) -> bool {
-    !error.is_foreign()
 }
 
 #[cfg(test)]

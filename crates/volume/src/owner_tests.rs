@@ -181,3 +181,50 @@ fn what_was_synced_survives_power_cuts() {
         });
     }
 }
+
+#[test]
+fn a_damaged_place_is_mended_from_the_other_one_whatever_byte_it_is() {
+    run(async {
+        let io = MemoryIo::new(&[32 << 20]);
+        let mut table = table(&io);
+        // Chunk 70 is in the second block.
+        let _ = table.update(vec![(7, owned(5), Lsn(5)), (70, owned(6), Lsn(6))]).await.expect("a disk");
+        table.sync().await.expect("a disk");
+        let clean = table.mend_from(0).await.expect("a disk");
+        assert_eq!((clean.verified, clean.mended.len(), clean.lost.len()), (4, 0, 0));
+        let before = all(&table).await;
+        for byte in (0..OWNER_BLOCK_BYTES).step_by(97).chain(0..16) {
+            for place in 0..2 {
+                io.flip(DISK, layout().owner_offset + place * OWNER_BLOCK_BYTES + byte);
+                let look = table.mend_from(0).await.expect("a disk");
+                assert_eq!((look.verified, look.mended), (3, vec![(0, place as u8)]), "byte {byte}");
+                assert_eq!(all(&table).await, before);
+            }
+        }
+        io.power_cut();
+        let clean = table.mend_from(0).await.expect("a disk");
+        assert_eq!((clean.verified, clean.mended.len()), (4, 0), "durable");
+    });
+}
+
+#[test]
+fn what_neither_place_says_is_left_alone_until_it_is_renewed() {
+    run(async {
+        let io = MemoryIo::new(&[32 << 20]);
+        let mut table = table(&io);
+        let _ = table.update(vec![(7, owned(5), Lsn(5)), (70, owned(6), Lsn(6))]).await.expect("a disk");
+        table.sync().await.expect("a disk");
+        for place in 0..2 {
+            io.flip(DISK, layout().owner_offset + place * OWNER_BLOCK_BYTES + 50);
+        }
+        let writes = io.writes(DISK);
+        let look = table.mend_from(0).await.expect("a disk");
+        assert_eq!((look.verified, look.mended.len(), look.lost), (2, 0, vec![0]));
+        assert_eq!(io.writes(DISK), writes);
+        // One that is intact stays.
+        assert_eq!(table.renew(&[0, 1]).await, Ok(1));
+        let look = table.mend_from(0).await.expect("a disk");
+        assert_eq!((look.verified, look.lost.len()), (4, 0));
+        assert_eq!(all(&table).await.into_keys().collect::<Vec<_>>(), [70]);
+    });
+}

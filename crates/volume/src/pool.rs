@@ -12,6 +12,7 @@ use crate::check_space::CheckLocks;
 use crate::checkpoint::{Checkpointer, checkpoint_regularly};
 use crate::commit::{Committer, commit_regularly, relabel_disk};
 use crate::core::PoolCore;
+use crate::damage::Damage;
 use crate::delta::Delta;
 use crate::env::{CoreEnv, NewDisk, PoolEnv, PoolSpec, VOLUME_BYTES_MAX, VolumeSpec};
 use crate::error::{PhysicalBlock, PoolError, PoolErrorKind};
@@ -93,6 +94,10 @@ pub struct PoolStatus {
     pub corrupt_blocks: u64,
     /// One of them; `None` if there was none.
     pub corrupt: Option<Corrupt>,
+    /// Times that a copy of metadata was found to be damaged.
+    pub damaged_copies: u64,
+    /// Copies that are whole again after that, or that nothing needs any more.
+    pub mended_copies: u64,
 }
 
 /// A block that is not what was sealed.
@@ -193,6 +198,7 @@ impl<E: Io + Clock> Pool<E> {
             check_locks: CheckLocks::default(),
             seals: SealCounters::default(),
             scrub: Mutex::default(),
+            damages: Mutex::default(),
             counters: Mutex::default(),
         });
         let spawner = env.spawner.clone();
@@ -200,7 +206,7 @@ impl<E: Io + Clock> Pool<E> {
         let (journal, failed) = (opened.journal, None);
         spawner.spawn(Committer { shared, env, journal, requests: commit_requests, failed }.run());
         let core = Rc::clone(&pool.0);
-        spawner.spawn(Checkpointer { core, owners: Vec::new(), requests: checkpoint_requests }.run());
+        spawner.spawn(Checkpointer::new(core, checkpoint_requests, opened.bad_slots).run());
         spawner.spawn(commit_regularly(Rc::clone(&pool.0)));
         spawner.spawn(checkpoint_regularly(Rc::clone(&pool.0)));
         for layer in deleting {
@@ -434,6 +440,10 @@ impl<E: Io + Clock> Pool<E> {
     pub fn status(&self) -> PoolStatus {
         let shared = &self.0.shared;
         let disks = shared.disks();
+        let (damaged_copies, mended_copies) = {
+            let damages = lock(&shared.damages);
+            (damages.found, damages.mended)
+        };
         let ledger = shared.ledger();
         let room = ledger.room;
         let status = |disk: &Arc<PoolDisk>| DiskStatus {
@@ -460,6 +470,8 @@ impl<E: Io + Clock> Pool<E> {
             sealed_blocks: shared.seals.sealed.load(Ordering::Relaxed),
             unsealed_blocks: shared.seals.unsealed.load(Ordering::Relaxed),
             corrupt_blocks: shared.seals.corrupt.load(Ordering::Relaxed),
+            damaged_copies,
+            mended_copies,
             corrupt: lock(&shared.seals.last_corrupt).map(|(found, _)| Corrupt {
                 disk: disks[usize::from(found.disk.0)].info.path.clone(),
                 disk_offset: found.disk_offset,
@@ -467,6 +479,12 @@ impl<E: Io + Clock> Pool<E> {
                 volume_offset: found.volume_offset,
             }),
         }
+    }
+
+    /// Damaged copies of metadata that were found since this was asked last.
+    #[must_use]
+    pub fn take_damages(&self) -> Vec<Damage> {
+        lock(&self.0.shared.damages).take()
     }
 
     /// All volumes, by uuid.
@@ -527,7 +545,9 @@ impl<E: Io + Clock> Pool<E> {
             Ok(()) if left == 0 => self.mark_closed().await,
             stored => stored,
         };
-        shared.checkpoints.send(CheckpointRequest::Stop);
+        let (sender, receiver) = oneshot();
+        shared.checkpoints.send(CheckpointRequest::Stop(sender));
+        receiver.await;
         let (sender, receiver) = oneshot();
         shared.commits.send(CommitRequest::Stop(sender));
         receiver.await;

@@ -24,7 +24,7 @@ use crate::layout::catalog::{decode_catalog, encode_catalog};
 use crate::layout::delta::decode_group;
 use crate::layout::label::Label;
 use crate::layout::rows;
-use crate::place::{BLOCK_BYTES, Lsn, PageKey};
+use crate::place::{BLOCK_BYTES, DiskNo, Lsn, PageKey};
 use crate::planted::Defect;
 use crate::ring::Ring;
 use crate::space::{SegmentImage, Space, SpaceDisk};
@@ -71,7 +71,9 @@ pub struct Recovered {
     pub lost_writes: Vec<DiskId>,
     /// Disks whose copy of the journal is of an older epoch: they left it, and take no part in it any more.
     pub left_journal: Vec<DiskId>,
-    /// What was damaged, with what was used in its stead; for a person.
+    /// Labels A (0) and B (1) that were bad and are whole again. Who opens disks sees them before and tells.
+    pub bad_labels: Vec<(DiskId, u8)>,
+    /// What else was damaged, with what was used in its stead; for a person.
     pub damage: Vec<String>,
 }
 
@@ -85,6 +87,8 @@ pub(crate) struct Opened<E> {
     pub space: Space,
     pub replay: FxHashMap<PageKey, Vec<(Lsn, Delta)>>,
     pub recovered: Recovered,
+    /// Catalog slots that are damaged.
+    pub bad_slots: Vec<(DiskNo, u8)>,
 }
 
 /// Reads everything that is needed to serve the pool `uuid`, and makes durable what was not.
@@ -95,15 +99,18 @@ pub(crate) async fn recover<E: Io + Clock>(
     disks: &[DiskId],
 ) -> Result<Opened<E>, PoolError> {
     let io = &env.io;
-    let mut members = read_members(io, uuid, disks).await?;
-    let mut recovered = Recovered { unclean: members.iter().any(|member| !member.label.clean), ..Recovered::default() };
+    let mut recovered = Recovered::default();
+    let mut members = read_members(io, uuid, disks, &mut recovered.bad_labels).await?;
+    recovered.unclean = members.iter().any(|member| !member.label.clean);
     let epoch = members.iter().map(|member| member.label.pool_epoch).max().unwrap_or(0);
     let openings = members.iter().map(|member| member.label.openings).max().unwrap_or(0);
     let (mut journal, replay) = open_journal(io, world, uuid, epoch, &members).await?;
+    let mut bad_slots = Vec::new();
     for member in &members {
         let path = io.disk(member.disk).path;
         let bad = bad_catalog_slots(io, member.disk, &member.label.layout).await;
         for (slot, error) in bad.iter().enumerate().filter_map(|(slot, error)| Some((slot, error.as_ref()?))) {
+            bad_slots.push((member.label.disk_no, slot as u8));
             recovered.damage.push(format!("catalog slot {slot} of {path} is bad ({error}); the other one holds"));
         }
     }
@@ -167,6 +174,7 @@ pub(crate) async fn recover<E: Io + Clock>(
         space: tables.space,
         replay: tables.replay,
         recovered,
+        bad_slots,
     })
 }
 
@@ -174,15 +182,21 @@ fn corrupt(what: &'static str, error: impl std::error::Error + Send + Sync + 'st
     PoolError::new(PoolErrorKind::Corrupt, what).with_source(error)
 }
 
-/// The disks' labels, by number.
-async fn read_members<E: Io>(io: &E, uuid: [u8; 16], disks: &[DiskId]) -> Result<Vec<Member>, PoolError> {
+/// The disks' labels, by number; those that are bad go to `bad`.
+async fn read_members<E: Io>(
+    io: &E,
+    uuid: [u8; 16],
+    disks: &[DiskId],
+    bad: &mut Vec<(DiskId, u8)>,
+) -> Result<Vec<Member>, PoolError> {
     let mut members = Vec::with_capacity(disks.len());
     for disk in disks {
         let path = || io.disk(*disk).path;
         let report = read_label(io, *disk).await;
-        for (slot, error) in ["A", "B"].iter().zip(&report.slot_errors) {
+        for ((number, slot), error) in ["A", "B"].iter().enumerate().zip(&report.slot_errors) {
             if let Some(error) = error.filter(|_| report.label.is_some()) {
                 log::warn!("{}: label {slot} can't be used, the other one is: {error}", path());
+                bad.push((*disk, number as u8));
             }
         }
         let Some(label) = report.label else {

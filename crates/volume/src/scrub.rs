@@ -1,8 +1,9 @@
-//! Scrub: every sealed block of a pool is read and verified, page by page, at a limited rate.
+//! Scrub: every copy of the metadata and every sealed block of a pool is read and verified, at a limited rate.
 //!
-//! One job a pool, on core 0, which asks each page's core in turn. A checkpoint comes first, so that the MetaStore
-//! names all pages. What a page's core finds it adds to the job's status at once; a block that is being written
-//! meanwhile has no seal any more and is none of the job's business.
+//! One job a pool, on core 0, which asks each page's core in turn. The metadata comes first, verified by who writes
+//! it ([`crate::scrub_metadata`]). Then comes a checkpoint, so that the MetaStore names all pages. What a page's
+//! core finds it adds to the job's status at once; a block that is being written meanwhile has no seal any more and
+//! is none of the job's business.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use sds_io::sync::oneshot;
 use sds_io::{Clock, Io};
 
 use crate::core::PoolCore;
+use crate::damage::MetadataCounts;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::layout::rows;
 use crate::page::Page;
@@ -55,6 +57,8 @@ pub struct ScrubDisk {
     pub corrupt: u64,
     /// Sealed blocks that the disk can't read, or whose CRC it can't.
     pub unreadable: u64,
+    /// What the pool keeps of itself there.
+    pub metadata: MetadataCounts,
 }
 
 /// The last scrub of a pool, or the one that goes on.
@@ -81,12 +85,12 @@ pub struct ScrubStatus {
 /// A pool's scrub.
 #[derive(Default)]
 pub(crate) struct Scrub {
-    status: ScrubStatus,
+    pub(crate) status: ScrubStatus,
     stop: bool,
 }
 
 impl PoolShared {
-    fn scrub_may_go_on(&self) -> bool {
+    pub(crate) fn scrub_may_go_on(&self) -> bool {
         !self.is_stopping() && !lock(&self.scrub).stop
     }
 }
@@ -138,6 +142,7 @@ impl<E: Io + Clock> PoolCore<E> {
         scrub.status.state = match outcome {
             Ok(()) if scrub.stop || self.shared.is_stopping() => ScrubState::Stopped,
             Ok(()) => ScrubState::Done,
+            Err(_) if self.shared.is_stopping() => ScrubState::Stopped,
             Err(error) => {
                 log::error!("pool {}: its scrub ended early: {error}", self.shared.name);
                 ScrubState::Failed
@@ -146,9 +151,11 @@ impl<E: Io + Clock> PoolCore<E> {
     }
 
     async fn scrub_all(&self) -> Result<(), PoolError> {
-        let (sender, receiver) = oneshot();
-        self.shared.checkpoints.send(CheckpointRequest::Now(sender));
-        receiver.await.unwrap_or(Ok(()))?;
+        // Before a checkpoint, which writes over what is damaged.
+        let frames = self.scrub_copies().await?;
+        self.checkpoint_now().await?;
+        self.settle_frames(&frames);
+        let mut owners = self.scrub_owner_tables().await?;
         let keys = self.all_pages().await?;
         lock(&self.shared.scrub).status.pages = keys.len() as u64;
         for key in keys {
@@ -158,9 +165,17 @@ impl<E: Io + Clock> PoolCore<E> {
             let (sender, receiver) = oneshot();
             self.shared.inboxes[self.shared.owner(key)].send(Message::ScrubPage(key, sender));
             receiver.await.unwrap_or(Ok(()))?;
+            self.scrub_owners_of(&mut owners, key).await;
             lock(&self.shared.scrub).status.pages_done += 1;
         }
-        Ok(())
+        self.mend_owners(owners).await
+    }
+
+    /// Everything pushed before this is in the MetaStore and the owner tables.
+    pub(crate) async fn checkpoint_now(&self) -> Result<(), PoolError> {
+        let (sender, receiver) = oneshot();
+        self.shared.checkpoints.send(CheckpointRequest::Now(sender));
+        receiver.await.unwrap_or(Ok(()))
     }
 
     /// All pages that the MetaStore has.
@@ -262,7 +277,7 @@ impl<E: Io + Clock> PoolCore<E> {
     }
 
     /// As long as reading so many bytes may take; false if the job is to end.
-    async fn pause(&self, bytes: u64) -> bool {
+    pub(crate) async fn pause(&self, bytes: u64) -> bool {
         let rate = lock(&self.shared.scrub).status.bytes_per_second_max;
         let until = self.env.io.now() + Duration::from_secs_f64(bytes as f64 / rate as f64);
         while self.shared.scrub_may_go_on() {

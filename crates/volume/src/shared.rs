@@ -12,13 +12,16 @@ use sds_io::{DiskId, DiskInfo, Io, MetaStore};
 use crate::careful::CarefulIo;
 use crate::check::PageLook;
 use crate::check_space::CheckLocks;
+use crate::damage::Damages;
 use crate::delta::Delta;
 use crate::env::Tuning;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::image::PageImage;
+use crate::journal::Chain;
 use crate::layout::disk::DiskLayout;
 use crate::layout::label::Label;
 use crate::ledger::Ledger;
+use crate::owner::TableLook;
 use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey, TreeId};
 use crate::planted::Planted;
 use crate::request::{Part, PartAnswer};
@@ -74,6 +77,8 @@ pub enum Message {
     Saved(Vec<PageKey>, bool),
     /// The page's volume is gone: free all that it has.
     DropPage(PageKey, OneshotSender<Result<(), PoolError>>),
+    /// Have the next checkpoint write all owner entries of the page.
+    RewriteOwners(PageKey, OneshotSender<Result<(), BlockError>>),
     /// Verify what is sealed in the page, for the scrub that is running.
     ScrubPage(PageKey, OneshotSender<Result<(), PoolError>>),
     /// A volume was resized or deleted: look it up again.
@@ -94,6 +99,8 @@ pub enum CommitRequest {
     Admit(Arc<PoolDisk>, OneshotSender<Result<(), PoolError>>),
     /// The journal may forget everything up to here.
     Trim(Lsn, OneshotSender<Result<(), PoolError>>),
+    /// Look at labels and headers, mend those that are damaged, and say which frames there are.
+    Verify(OneshotSender<Result<Chain, PoolError>>),
     /// End, after everything asked before.
     Stop(OneshotSender<()>),
 }
@@ -104,8 +111,20 @@ pub enum CheckpointRequest {
     Soon,
     /// Make a checkpoint of everything pushed before this, and say how it went.
     Now(OneshotSender<Result<(), PoolError>>),
+    /// Look at copies that checkpoints write, and mend those that are damaged.
+    Verify(Verify, OneshotSender<Result<TableLook, PoolError>>),
     /// End, after everything asked before.
-    Stop,
+    Stop(OneshotSender<()>),
+}
+
+/// What the checkpointer is to look at.
+pub enum Verify {
+    /// Both catalog slots of each disk. What is damaged there is told, and written by the next checkpoint.
+    Slots,
+    /// Some blocks of a disk's owner table from this one on.
+    Owners(DiskNo, u32),
+    /// These blocks of a disk's owner table are empty if they are still damaged.
+    Renew(DiskNo, Vec<u32>),
 }
 
 /// Requests of one volume on one core since the pool was opened.
@@ -181,6 +200,7 @@ pub struct PoolShared {
     /// What became of seals.
     pub(crate) seals: SealCounters,
     pub(crate) scrub: Mutex<Scrub>,
+    pub(crate) damages: Mutex<Damages>,
     /// Each core's counters of each volume.
     pub(crate) counters: Mutex<FxHashMap<[u8; 16], Vec<Arc<VolumeCounters>>>>,
 }
@@ -230,6 +250,11 @@ impl PoolShared {
     #[must_use]
     pub fn disks(&self) -> Arc<Vec<Arc<PoolDisk>>> {
         Arc::clone(&lock(&self.disks))
+    }
+
+    /// The disk of the pool that is this one.
+    pub(crate) fn disk_of(&self, disk: DiskId) -> Option<Arc<PoolDisk>> {
+        self.disks().iter().find(|other| other.disk == disk).cloned()
     }
 
     /// Everything that was pushed and written before this call is durable when it ends.

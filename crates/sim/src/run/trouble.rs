@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use sds_io::DiskId;
+
 use super::{Ended, Run};
 use crate::engine::{Engine, Spoiled};
 use crate::host::{Ask, Rotten, SEALED_SECTORS};
@@ -21,6 +23,12 @@ const SPARED_LOG2_MAX: u64 = 9;
 const LAPS_TOLD_MIN: u64 = 2;
 /// Operations in a thousand after which somebody copies the metadata store.
 const META_COPY_PER_MILLE: u32 = 5;
+
+/// Copies of metadata that go bad at once while a pool is open: tries.
+const FLIPS_MAX: usize = 6;
+
+/// What a scrub told of; `None`: the engine has nothing of that kind.
+type Told = Option<Vec<(DiskId, Spoiled)>>;
 
 impl<E: Engine> Run<E> {
     // The metadata store gets ill or well, and somebody may copy it.
@@ -175,6 +183,55 @@ impl<E: Engine> Run<E> {
             self.ask_patiently(scheduler, engine, volume, Ask::Read((sector, SEALED_SECTORS)));
         }
         Ok(true)
+    }
+
+    // Copies of metadata go bad while the pool is open: a scrub tells of each, and after it all are whole again. False
+    // if the process died.
+    pub(super) fn mends(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
+        // One trouble at a time: two copies are not three.
+        if self.knobs.fickle_per_mille > 0 {
+            return Ok(true);
+        }
+        // What a crash left half written is told and mended first.
+        match self.scrub_all(scheduler, engine)? {
+            Some(Some(_)) => {}
+            other => return Ok(other.is_some()),
+        }
+        let disks = self.hosts.borrow().disks.clone();
+        let mut flipped: Vec<(DiskId, Spoiled)> = Vec::new();
+        for _ in 0..FLIPS_MAX {
+            let Some(found) = E::expendable(&self.world, &disks, &mut self.random) else { continue };
+            // Of a journal's log it is not known which frames are still needed.
+            let copy = (found.disk, found.what);
+            if found.what == Spoiled::JournalFrame || flipped.contains(&copy) {
+                continue;
+            }
+            // What is there begins with an envelope and some fields.
+            let at = found.offset + 4 * self.random.index(16) as u64;
+            if self.world.flip(found.disk, at) {
+                self.record(format!("disk {}: {:?} at {} is flipped", found.disk.0, found.what, found.offset));
+                flipped.push(copy);
+            }
+        }
+        self.world.counters.borrow_mut().flipped_copies += flipped.len() as u64;
+        let Some(Some(told)) = self.scrub_all(scheduler, engine)? else { return Ok(false) };
+        if let Some((disk, what)) = flipped.iter().find(|copy| !told.contains(copy)) {
+            return Err(format!("disk {}: a bit of {what:?} flipped, and the scrub told of {told:?}", disk.0));
+        }
+        match self.scrub_all(scheduler, engine)? {
+            Some(Some(told)) if told.is_empty() => Ok(true),
+            Some(Some(told)) => Err(format!("what the scrub mended is damaged: {told:?}")),
+            Some(None) | None => Ok(false),
+        }
+    }
+
+    fn scrub_all(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<Option<Told>, String> {
+        let engine = Rc::clone(engine);
+        match self.wait(scheduler, async move { engine.scrub_all().await }, "a scrub")? {
+            None => Ok(None),
+            Some(Ok(told)) => Ok(Some(told)),
+            Some(Err((_, what))) => Err(format!("the pool can't be scrubbed: {what}")),
+        }
     }
 
     // One block goes bad of which there is another copy.

@@ -14,6 +14,7 @@
 mod error;
 mod room;
 mod scan;
+mod verify;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use crate::planted::{Defect, Planted};
 pub use error::{JournalError, JournalFull, MemberProblem};
 pub use room::{Load, Room};
 use scan::{Scanned, ScannedFrame, read_headers};
+pub use verify::Chain;
 
 /// Bytes of a region before its log: two headers.
 const HEADERS_BYTES: u64 = 2 * FRAME_ALIGNMENT_BYTES;
@@ -569,7 +571,14 @@ impl<E: Io> Journal<E> {
     /// Writes both headers of every member, one after the other.
     async fn write_headers(&mut self, start: Position, lsn: Lsn, before: u32) -> Result<Outcome, JournalError> {
         self.sequence += 1;
-        let header = JournalHeader {
+        let data = Buffer::copy_of(&self.header(start, lsn, before).encode()).share();
+        let mut lost = self.write_all(|member| member.offset, &data).await?;
+        lost.extend(self.write_all(|member| member.offset + FRAME_ALIGNMENT_BYTES, &data).await?);
+        Ok(Outcome { lost })
+    }
+
+    fn header(&self, start: Position, lsn: Lsn, before: u32) -> JournalHeader {
+        JournalHeader {
             pool_uuid: self.pool_uuid,
             epoch: self.epoch,
             members: self.members.len().max(1) as u8,
@@ -580,11 +589,7 @@ impl<E: Io> Journal<E> {
             start_lap: start.lap,
             start_offset: start.offset,
             before,
-        };
-        let data = Buffer::copy_of(&header.encode()).share();
-        let mut lost = self.write_all(|member| member.offset, &data).await?;
-        lost.extend(self.write_all(|member| member.offset + FRAME_ALIGNMENT_BYTES, &data).await?);
-        Ok(Outcome { lost })
+        }
     }
 
     /// Writes `data` to all members at once, durably, and drops those that fail.

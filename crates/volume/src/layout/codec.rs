@@ -60,6 +60,12 @@ impl DecodeError {
     pub fn is_foreign(&self) -> bool {
         matches!(self, Self::Value { field: "magic", .. } | Self::Short { field: "magic", .. })
     }
+
+    /// True if the bytes begin with zeros: nothing was written there since it was cleared.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        matches!(self, Self::Value { field: "magic", value: 0, .. })
+    }
 }
 
 impl fmt::Display for DecodeError {
@@ -184,6 +190,18 @@ impl Envelope {
             return Err(DecodeError::Short { format: self.format, field: "body", needs: length, has: bytes.len() });
         }
         Ok((Reader::new(self.format, &bytes[ENVELOPE_BYTES..length]), length))
+    }
+
+    /// True if nothing is wrong with `bytes` but their magic: damage, where other bytes are a stranger's.
+    #[must_use]
+    pub fn is_but_for_magic(&self, bytes: &[u8], seed: &[u8]) -> bool {
+        let magic_bytes = self.magic.len();
+        if bytes.len() < ENVELOPE_BYTES || bytes[magic_bytes..magic_bytes + 2] != self.version.to_le_bytes() {
+            return false;
+        }
+        let mut whole = bytes.to_vec();
+        whole[..magic_bytes].copy_from_slice(&self.magic);
+        self.open(&whole, seed).is_ok()
     }
 
     /// The body of the envelope that `bytes` are, all of them.
