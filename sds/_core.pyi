@@ -115,7 +115,10 @@ class Node:
         """
 
     def pool_scrub_start(self, uuid: str, bytes_per_second_max: int) -> None:
-        """Begins to read and verify every sealed block of the pool, and to seal what nobody has written for long."""
+        """Begins to read and verify all metadata and every sealed block of the pool.
+
+        Damaged copies of metadata are mended from others, and what nobody has written for long is sealed.
+        """
 
     def pool_scrub_status(self, uuid: str) -> dict[str, object]:
         """The last scrub since the pool was opened.
@@ -123,7 +126,8 @@ class Node:
         Returns:
             state ("none", "running", "done", "stopped", "failed"), began_s, ended_s (None while it runs; Unix times),
             bytes_per_second_max, pages_done, pages (of the map; 0 until they are counted), unsealed_blocks (of 4 KiB:
-            data that has no CRC yet), and disks: a list of {uuid, verified_blocks, corrupt_blocks, unreadable_blocks}.
+            data that has no CRC yet), and disks: a list of {uuid, verified_blocks, corrupt_blocks, unreadable_blocks,
+            metadata_verified, metadata_damaged, metadata_mended} (the last three in copies of structures).
         """
 
     def pool_scrub_stop(self, uuid: str) -> None:

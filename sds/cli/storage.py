@@ -17,7 +17,7 @@ IMPORT_LIMIT_S = 660.0  # A little more than the gateway's own.
 CHECK_LIMIT_S = 3660.0
 
 pool = typer.Typer(no_args_is_help=True, help="Disks with a common extent size.")
-scrub = typer.Typer(no_args_is_help=True, help="All that is sealed in a pool, read and verified.")
+scrub = typer.Typer(no_args_is_help=True, help="A pool's metadata and all that is sealed in it, read and verified.")
 pool.add_typer(scrub, name="scrub")
 disk = typer.Typer(no_args_is_help=True, help="Block devices and files that pools are made of.")
 volume = typer.Typer(no_args_is_help=True, help="Thin volumes.")
@@ -120,7 +120,7 @@ def scrub_start(
     rate: Annotated[str | None, typer.Option(help="What it may read in a second, as 50M; 100M if not given.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Begin to read and verify all that is sealed in a pool."""
+    """Begin to read and verify a pool's metadata and all that is sealed in it; damaged metadata is mended."""
     body = {"bytes_per_second_max": _size("rate", rate)}
     show_item(request("POST", f"/v1/pools/{name}/scrub", json=body), output)
 

@@ -1,4 +1,4 @@
-"""Scrubs: all that is sealed in a pool is read and verified, on command or at an interval."""
+"""Scrubs: a pool's metadata and all that is sealed in it are read and verified, on command or at an interval."""
 
 from __future__ import annotations
 

@@ -123,12 +123,18 @@ class ScrubSchedule(Body):
 
 
 class ScrubDisk(BaseModel):
-    """What a scrub found on one disk, in blocks of 4 KiB."""
+    """What a scrub found on one disk: sealed blocks of 4 KiB, and copies of metadata.
+
+    A copy is a label, a catalog slot, a journal header or frame, or a place of an owner block.
+    """
 
     uuid: str
     verified_blocks: int = Field(description="As they were sealed.")
     corrupt_blocks: int = Field(description="Not as they were sealed.")
     unreadable_blocks: int = Field(description="The disk can't read them or their CRCs.")
+    metadata_verified: int = Field(description="Copies that are as they were written.")
+    metadata_damaged: int = Field(description="Copies that are not; each is an event `metadata-damaged`, too.")
+    metadata_mended: int = Field(description="Those of them that are whole again, or that nothing needs any more.")
 
 
 class Scrub(BaseModel):

@@ -185,7 +185,17 @@ SCRUB = {
     "bytes_per_second_max": 50 << 20,
     "progress": 0.25,
     "unsealed_blocks": 3,
-    "disks": [{"uuid": "d", "verified_blocks": 7, "corrupt_blocks": 1, "unreadable_blocks": 0}],
+    "disks": [
+        {
+            "uuid": "d",
+            "verified_blocks": 7,
+            "corrupt_blocks": 1,
+            "unreadable_blocks": 0,
+            "metadata_verified": 9,
+            "metadata_damaged": 1,
+            "metadata_mended": 1,
+        }
+    ],
     "schedule": {"interval_hours": 168, "bytes_per_second_max": 50 << 20},
 }
 

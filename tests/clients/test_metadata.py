@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from rocksdict import Options, Rdict
 
@@ -150,7 +151,7 @@ def test_a_bad_catalog_slot_is_told_and_the_other_one_used(pool: OnDisk, slot: i
 
 
 @pytest.mark.parametrize("place", [0, 4096])
-@pytest.mark.allow_log("rebuilt from|metadata-damaged")
+@pytest.mark.allow_log("is bad|rebuilt from|metadata-damaged")
 def test_either_place_of_an_owner_block_may_go_with_rocksdb(pool: OnDisk, place: int) -> None:
     meta = pool.meta
     assert "failed" not in qemu_io(pool.url, "write -P 9 30G 64k", "flush")
@@ -158,10 +159,61 @@ def test_either_place_of_an_owner_block_may_go_with_rocksdb(pool: OnDisk, place:
     pool.change(pool.region("owner") + place + 40, b"damaged")
     shutil.rmtree(meta)
     pool.server.start()
-    until_told(pool, f"a place of the owner block of chunk 0 of {pool.disk} is bad")
+    until_told(pool, f"of the owner block of chunk 0 of {pool.disk} is bad")
     assert pool.holds()
     assert "failed" not in qemu_io(pool.url, "read -P 9 30G 64k")
     assert pool.server.cli_json("pool", "check", POOL)["consistent"]
+
+
+@pytest.mark.allow_log("is bad|rebuilt from|metadata-damaged")
+def test_a_scrub_tells_of_damaged_metadata_and_mends_it(pool: OnDisk) -> None:
+    meta = pool.meta
+    label_b = 512 * 1024
+    slots = [pool.region("catalog") + slot * pool.region("slot") for slot in (0, 1)]
+    journal, owner = pool.region("journal"), pool.region("owner")
+    clean = scrubbed(pool)
+    assert clean["metadata_verified"] >= 2 + 2 + 2 + 2  # Labels, slots, headers, places of an owner block.
+    assert (clean["metadata_damaged"], clean["metadata_mended"]) == (0, 0)
+    # One copy of each structure, in the file of a running engine.
+    for place in (label_b + 100, slots[1] + 40, journal + 20, owner + 4096 + 40):
+        pool.change(place, bytes([pool.read(place, 1)[0] ^ 4]))
+    found = scrubbed(pool)
+    # A checkpoint of its own may have come upon the slot before.
+    assert found["metadata_damaged"] in (3, 4)
+    assert found["metadata_mended"] == found["metadata_damaged"]
+    for what in ("label B", "catalog slot 1", "journal header 0", "place 1 of the owner block of chunk 0"):
+        until_told(pool, f"{what} of {pool.disk} is bad")
+    assert figure(pool, "damaged_metadata_copies") == figure(pool, "mended_metadata_copies") == 4
+    # Both places of a block: what they said comes from the map.
+    for place in (owner + 40, owner + 4096 + 40):
+        pool.change(place, bytes([pool.read(place, 1)[0] ^ 4]))
+    found = scrubbed(pool)
+    assert (found["metadata_damaged"], found["metadata_mended"]) == (2, 2)
+    until_told(pool, f"place 0 of the owner block of chunk 0 of {pool.disk} is bad")
+    after = scrubbed(pool)
+    assert (after["metadata_damaged"], after["metadata_mended"]) == (0, 0)
+    pool.stop()
+    shutil.rmtree(meta)
+    pool.server.start()
+    until(lambda: bool(events(pool.server, "pool-imported")), "an import", pool.server)
+    assert pool.holds()
+    assert pool.server.cli_json("pool", "check", POOL)["consistent"]
+
+
+def scrubbed(pool: OnDisk) -> dict[str, int]:
+    """What a scrub, which this runs to its end, says of the pool's disk."""
+    pool.server.cli("pool", "scrub", "start", POOL)
+    path = f"/v1/pools/{POOL}/scrub"
+    until(lambda: bool(pool.server.rest.get(path)["state"] == "done"), "the end of a scrub", pool.server)
+    return dict(pool.server.cli_json("pool", "scrub", "show", POOL)["disks"][0])
+
+
+def figure(pool: OnDisk, name: str) -> float:
+    """A figure of the pool among the metrics."""
+    headers = {"Authorization": f"Bearer {pool.server.rest.token}"}
+    text = httpx.get(f"{pool.server.url}/metrics", headers=headers, timeout=10).text
+    line = next(line for line in text.splitlines() if line.startswith(f'sds_pool_{name}{{pool="{POOL}"}}'))
+    return float(line.split()[-1])
 
 
 def until_told(pool: OnDisk, words: str) -> None:

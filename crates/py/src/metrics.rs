@@ -74,6 +74,8 @@ struct PoolFigures {
     sealed_blocks: u64,
     unsealed_blocks: u64,
     corrupt_blocks: u64,
+    damaged_metadata_copies: u64,
+    mended_metadata_copies: u64,
 }
 
 impl From<&PoolStatus> for PoolFigures {
@@ -89,6 +91,8 @@ impl From<&PoolStatus> for PoolFigures {
             sealed_blocks: status.sealed_blocks,
             unsealed_blocks: status.unsealed_blocks,
             corrupt_blocks: status.corrupt_blocks,
+            damaged_metadata_copies: status.damaged_copies,
+            mended_metadata_copies: status.mended_copies,
         }
     }
 }

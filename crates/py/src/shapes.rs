@@ -171,6 +171,9 @@ struct ScrubDiskShape {
     verified_blocks: u64,
     corrupt_blocks: u64,
     unreadable_blocks: u64,
+    metadata_verified: u64,
+    metadata_damaged: u64,
+    metadata_mended: u64,
 }
 
 /// A pool's last scrub.
@@ -200,6 +203,9 @@ impl From<ScrubStatus> for ScrubShape {
             verified_blocks: disk.verified,
             corrupt_blocks: disk.corrupt,
             unreadable_blocks: disk.unreadable,
+            metadata_verified: disk.metadata.verified,
+            metadata_damaged: disk.metadata.damaged,
+            metadata_mended: disk.metadata.mended,
         };
         Self {
             state,

@@ -20,6 +20,8 @@ const TELL_AGAIN_MS: u64 = 60_000;
 const FULL_PERCENT: u64 = 99;
 /// And as not full any more from here on.
 const ROOMY_PERCENT: u64 = 97;
+/// Damaged copies of metadata that have an event each, at a look.
+const DAMAGES_TOLD_MAX: usize = 32;
 
 /// Something that is so or is not, told when it changes.
 #[derive(Default)]
@@ -113,11 +115,24 @@ fn total(disks: &[DiskStatus], of: impl Fn(&DiskStatus) -> u64) -> u64 {
     disks.iter().map(of).sum()
 }
 
+/// Copies of metadata that were damaged, one by one up to a limit: a disk may have lost a whole table.
+fn tell_damages(pool: &UringPool, events: &Events) {
+    let (name, damages) = (&pool.shared().name, pool.take_damages());
+    let tell = |message| events.push(Event::of_pool(Level::Warning, "metadata-damaged", name, message));
+    for damage in damages.iter().take(DAMAGES_TOLD_MAX) {
+        tell(damage.to_string());
+    }
+    if let Some(more) = damages.len().checked_sub(DAMAGES_TOLD_MAX).filter(|more| *more > 0) {
+        tell(format!("{more} more copies of the metadata of pool {name} are bad; the log names them"));
+    }
+}
+
 /// Watches a pool on core 0 until it is closed.
 pub async fn watch(pool: Weak<UringPool>, clock: CoreClock, events: Arc<Events>) {
     let mut watched = Watched::default();
     while let Some(pool) = pool.upgrade() {
         watched.look(&pool.status(), clock.now(), &events);
+        tell_damages(&pool, &events);
         drop(pool);
         clock.sleep(Duration::from_millis(WATCH_INTERVAL_MS)).await;
     }
