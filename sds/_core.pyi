@@ -139,11 +139,24 @@ class Node:
     def volume_resize(self, pool: str, volume_uuid: str, size_bytes: int) -> None:
         """Grows a volume; its hosts are told."""
 
+    def volume_terms_set(self, pool: str, volume_uuid: str, terms: dict[str, object]) -> None:
+        """Serves a volume on these terms from now on; hosts that see it are told if it looks different.
+
+        With write_through set anew, what was acknowledged before is durable when this returns.
+
+        Args:
+            terms: read_only, write_through, detect_zeroes (bool: writes of zeros alone are holes), iops_max,
+                bytes_per_second_max (int, None: no limit), iops_burst (int, requests) and burst_bytes: how much may
+                be saved up while nobody asks.
+        """
+
     def volume_delete(self, pool: str, volume_uuid: str) -> None:
         """Deletes a volume; its space comes back in the background."""
 
     def volume_status(self, pool: str, volume_uuid: str) -> dict[str, object]:
-        """size_bytes, logical_block_bytes, allocated_bytes, and reads, writes: requests since the node's start."""
+        """size_bytes, logical_block_bytes, allocated_bytes, and since the node's start reads, writes, and
+        delayed_requests (how many waited for the volume's rates).
+        """
 
     def document_put(self, pool: str, key: str, value: bytes | None) -> None:
         """Stores (None: removes) an entry of the pool's catalog, which the core does not look into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from sds.errors import InvalidValue
 
@@ -21,6 +22,18 @@ EXTENT_BYTES_MIN = 256 * KIB
 EXTENT_BYTES_MAX = 16 * MIB
 EXTENT_BYTES_DEFAULT = MIB
 LOGICAL_BLOCK_BYTES = (512, 4096)
+
+LABELS_MAX = 32
+LABEL_CHARACTERS_MAX = 256
+LABEL_KEY_ACCEPTED = "1 to 63 letters, digits, dots, hyphens, slashes and underscores, the first a letter or digit"
+_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+# A queue of 128 requests of 1 MiB ends within half of a host's usual patience of 30 s at the least of these.
+IOPS_MIN = 100
+IOPS_MAX = 100_000_000
+BYTES_PER_SECOND_MIN = 10 * MIB
+BYTES_PER_SECOND_MAX = TIB
+BURST_SECONDS_MAX = 3600
 
 # NVM Express Base 2.0, section 4.7: an NQN has at most 223 bytes and one of two forms.
 NQN_BYTES_MAX = 223
@@ -98,6 +111,35 @@ def check_volume_bytes(field: str, size: int) -> int:
         accepted = f"a multiple of 4096 bytes from {VOLUME_BYTES_MIN} (1M) to {VOLUME_BYTES_MAX} (64T)"
         raise InvalidValue(field, f"a volume can't have {size} bytes", accepted)
     return size
+
+
+def check_labels(field: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """What an administrator notes on a volume.
+
+    Raises:
+        InvalidValue: there are too many, or one is not of that form.
+    """
+    if len(labels) > LABELS_MAX:
+        raise InvalidValue(field, f"{len(labels)} labels are given", f"{LABELS_MAX} at most")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise InvalidValue(field, f"{key!r} is not a label's key", LABEL_KEY_ACCEPTED)
+        if len(value) > LABEL_CHARACTERS_MAX or not value.isprintable():
+            raise InvalidValue(
+                field, f"label {key} can't be that", f"up to {LABEL_CHARACTERS_MAX} printable characters"
+            )
+    return dict(labels)
+
+
+def check_range(field: str, value: int, least: int, most: int) -> int:
+    """A number.
+
+    Raises:
+        InvalidValue: it is out of range.
+    """
+    if not least <= value <= most:
+        raise InvalidValue(field, f"{field} can't be {value}", f"{least} to {most}")
+    return value
 
 
 def check_extent_bytes(field: str, size: int) -> int:

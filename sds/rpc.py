@@ -258,6 +258,8 @@ def _fits(value: object, wanted: Any) -> bool:
     if typing.get_origin(wanted) is list:
         (item,) = typing.get_args(wanted)
         return isinstance(value, list) and all(_fits(one, item) for one in value)
+    if typing.get_origin(wanted) is dict:
+        return isinstance(value, dict)  # Its fields are its handler's to check.
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if wanted is float:

@@ -53,7 +53,7 @@ def show_item(item: Item, output: Format) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in item.items():
-        if value is not None and value not in ("", []):
+        if value is not None and value not in ("", [], {}):
             table.add_row(_title(name), _cell(name, value))
     _print_table(table)
 
@@ -103,6 +103,8 @@ def _cell(column: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(str(one) for one in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={one}" for key, one in value.items()) or "-"
     return str(value)
 
 

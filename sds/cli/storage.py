@@ -197,11 +197,12 @@ def volume_create(
 @volume.command("list")
 def volume_list(
     pool_name: Annotated[str | None, typer.Option("--pool", help="Of this pool alone.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="KEY[=VALUE]", help="With this label alone.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """List volumes."""
-    columns = ("name", "pool", "size_bytes", "allocated_bytes", "exports")
-    show_items(list(items("/v1/volumes", pool=pool_name)), columns, output)
+    columns = ("name", "pool", "size_bytes", "allocated_bytes", "exports", "labels")
+    show_items(list(items("/v1/volumes", pool=pool_name, label=label)), columns, output)
 
 
 @volume.command("show")
@@ -222,6 +223,58 @@ def volume_resize(
         fail("give the new size once", hints={"field": "size", "accepted": "an argument or --size"})
     new = _size("size", size or size_option)
     show_item(request("PATCH", f"/v1/volumes/{name}", json={"size_bytes": new}), output)
+
+
+@volume.command("set")
+def volume_set(
+    name: str,
+    *,
+    new_name: Annotated[str | None, typer.Option("--name", help="What it is called from now on.")] = None,
+    label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Add or replace a label.")] = [],  # noqa: B006
+    unlabel: Annotated[list[str], typer.Option(metavar="KEY", help="Remove a label.")] = [],  # noqa: B006
+    read_only: Annotated[bool | None, typer.Option(help="Refuse writes.")] = None,
+    write_through: Annotated[bool | None, typer.Option(help="Each write is durable before its answer.")] = None,
+    detect_zeroes: Annotated[bool | None, typer.Option(help="Writes of zeros alone take no space.")] = None,
+    iops_max: Annotated[str | None, typer.Option(help="Requests a second, 100 at least; none: no limit.")] = None,
+    iops_burst: Annotated[
+        str | None, typer.Option(help="Requests saved up while idle; none: a second's worth.")
+    ] = None,
+    bandwidth_max: Annotated[str | None, typer.Option(help="As 200M a second, 10M at least; none: no limit.")] = None,
+    bandwidth_burst: Annotated[
+        str | None, typer.Option(help="As 1G saved up while idle; none: a second's worth.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Change a volume while its hosts go on; what is not named stays. Its exports keep the names that hosts know."""
+    given: dict[str, object] = {
+        "new_name": new_name,
+        "read_only": read_only,
+        "write_through": write_through,
+        "detect_zeroes": detect_zeroes,
+    }
+    changes = {field: value for field, value in given.items() if value is not None}
+    limits = {
+        "iops_max": ("iops-max", iops_max),
+        "iops_burst": ("iops-burst", iops_burst),
+        "bytes_per_second_max": ("bandwidth-max", bandwidth_max),
+        "burst_bytes": ("bandwidth-burst", bandwidth_burst),
+    }
+    for field, (option, text) in limits.items():
+        if text is not None:
+            changes[field] = None if text == "none" else _size(option, text)
+    if label or unlabel:
+        labels = dict(request("GET", f"/v1/volumes/{name}")["labels"])
+        for key in unlabel:
+            labels.pop(key, None)
+        for text in label:
+            key, equals, value = text.partition("=")
+            if not equals:
+                fail(f"{text!r} is no label", hints={"field": "label", "accepted": "KEY=VALUE"})
+            labels[key] = value
+        changes["labels"] = labels
+    if not changes:
+        fail("nothing is to be changed", hints={"accepted": "an option that says what (sds volume set --help)"})
+    show_item(request("PATCH", f"/v1/volumes/{name}", json=changes), output)
 
 
 @volume.command("delete")

@@ -115,6 +115,10 @@ class Access:
                         accepted=f"a change of its hosts (PATCH /v1/exports/{export.id}, sds export update)",
                     )
                 return {"item": self._export_item(present), "new": False}
+            other = next((one for one in self._state.exports.values() if one.target == export.target), None)
+            if other is not None:
+                # A volume that was renamed is exported under its former name.
+                raise NameTaken(f"export {other.id} has the name {export.target}", field="volume")
             await self._store(found, export)
             message = f"volume {volume} is exported over {protocol} as {export.target}"
             self._state.events.add("info", "export-created", message, f"export/{export.id}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
@@ -19,7 +19,11 @@ from sds import envelope
 from sds.errors import InvalidValue, SdsError
 from sds.names import check_name
 
-DOCUMENT_VERSION = 1  # Of what pools keep: it goes from node to node with their disks.
+# Of what pools keep, which goes from node to node with their disks. Version 2 has the newer fields; a document without
+# them stays of version 1, which older releases read.
+DOCUMENT_VERSIONS = (1, 2)
+DOCUMENT_VERSION = DOCUMENT_VERSIONS[-1]
+NEWER_FIELDS = frozenset({"terms", "labels", "given_target"})
 POOL_VERSION = 2  # Of what the node keeps of a pool; `sds.data_format` says which data folders have it.
 PAGE_ITEMS_DEFAULT = 100
 PAGE_ITEMS_MAX = 1000
@@ -90,6 +94,35 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """On which terms a volume is served, over all its exports.
+
+    Attributes:
+        read_only: writes are refused.
+        write_through: each write is durable before its answer, and hosts see no write cache.
+        detect_zeroes: a write of nothing but zeros takes no space.
+        iops_max: requests a second, None: no limit; flushes are not counted.
+        iops_burst: how many requests may be saved up while nobody asks; None: a second's worth.
+        bytes_per_second_max: bytes read and written, None: no limit.
+        burst_bytes: how many bytes may be saved up; None: a second's worth.
+    """
+
+    read_only: bool = False
+    write_through: bool = False
+    detect_zeroes: bool = False
+    iops_max: int | None = None
+    iops_burst: int | None = None
+    bytes_per_second_max: int | None = None
+    burst_bytes: int | None = None
+
+    def for_core(self) -> dict[str, object]:
+        """As the core takes them."""
+        burst = self.iops_max if self.iops_burst is None else self.iops_burst
+        burst_bytes = self.bytes_per_second_max if self.burst_bytes is None else self.burst_bytes
+        return {**asdict(self), "iops_burst": burst or 0, "burst_bytes": burst_bytes or 0}
+
+
+@dataclass(frozen=True)
 class Volume:
     """A thin volume. Its sizes are the core's.
 
@@ -102,6 +135,8 @@ class Volume:
     pool: str
     created: str
     state: str = "creating"
+    terms: Terms = Terms()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -117,12 +152,13 @@ class Volume:
         """As a document. The pool is the one it lies in, so it isn't written down."""
         values = asdict(self)
         del values["pool"]
-        return _encode(values)
+        return _encode(_without_defaults(values, {"terms": asdict(Terms()), "labels": {}}))
 
     @classmethod
     def decode(cls, data: bytes, pool: str) -> Volume:
         """From a document of `pool`."""
-        return cls(**_decode(data), pool=pool)
+        values = _decode(data)
+        return cls(**{**values, "terms": Terms(**values.get("terms", {}))}, pool=pool)
 
 
 @dataclass(frozen=True)
@@ -160,6 +196,7 @@ class Export:
     Attributes:
         hosts: names of hosts; empty if `any_host`.
         pool: the name of the volume's pool.
+        given_target: the name that hosts know it by, if that is not made of its volume's: the volume was renamed.
     """
 
     volume: str
@@ -168,6 +205,7 @@ class Export:
     hosts: tuple[str, ...]
     any_host: bool
     created: str = field(compare=False)
+    given_target: str | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
@@ -177,7 +215,7 @@ class Export:
     @property
     def target(self) -> str:
         """The NQN of its subsystem or the IQN of its target."""
-        return f"{TARGET_PREFIX[self.protocol]}:{self.pool}.{self.volume}"
+        return self.given_target or f"{TARGET_PREFIX[self.protocol]}:{self.pool}.{self.volume}"
 
     def key(self, volume: Volume) -> str:
         """Its document's key."""
@@ -187,7 +225,7 @@ class Export:
         """As a document."""
         values = asdict(self)
         del values["pool"]
-        return _encode(values)
+        return _encode(_without_defaults(values, {"given_target": None}))
 
     @classmethod
     def decode(cls, data: bytes, pool: str) -> Export:
@@ -276,13 +314,19 @@ def name_of_host(hosts: Sequence[Host], new: Host, suffix: str) -> str:
     return new.name if same == new else f"{new.name[:54]}-{suffix[:8]}"
 
 
+def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A document without what is as it always was: then a release that does not know these fields reads it, too."""
+    return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+
+
 def _encode(values: dict[str, Any]) -> bytes:
-    return json.dumps({"version": DOCUMENT_VERSION, **values}, separators=(",", ":")).encode()
+    version = DOCUMENT_VERSION if NEWER_FIELDS & values.keys() else DOCUMENT_VERSIONS[0]
+    return json.dumps({"version": version, **values}, separators=(",", ":")).encode()
 
 
 def _decode(data: bytes) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(data)
     version = values.pop("version", None)
-    if version != DOCUMENT_VERSION:
-        raise SdsError(f"a document has version {version}; this release reads version {DOCUMENT_VERSION}")
+    if version not in DOCUMENT_VERSIONS:
+        raise SdsError(f"a document has version {version}; this release reads versions up to {DOCUMENT_VERSION}")
     return values

@@ -146,7 +146,6 @@ class Engine:
             "list",
             "get",
             "update",
-            "resize",
             "export",
             "delete",
             "start",

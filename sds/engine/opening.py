@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from sds.engine import admission, core
-from sds.engine.catalog import Disk, Export, Host, Volume, name_of_host
+from sds.engine.catalog import Disk, Export, Host, Terms, Volume, name_of_host
 from sds.engine.state import PoolState, State
 from sds.errors import NotFound, SdsError
 
@@ -247,6 +247,9 @@ async def _take_up(state: State, volume: Volume, pool: str, size_bytes: int) -> 
     ready = replace(volume, name=name, state="ready")
     if ready != volume:
         await core.call(state.node.document_put, pool, ready.key, ready.encode())
+    if ready.terms != Terms():
+        # Before its exports are there: a read-only volume takes no write in between.
+        await core.call(state.node.volume_terms_set, pool, ready.uuid, ready.terms.for_core())
     state.volumes[name] = ready
     state.volume_bytes[ready.uuid] = size_bytes
     return ready

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -220,12 +220,41 @@ class VolumeCreate(Body):
     logical_block_bytes: Literal[512, 4096] | None = Field(default=None, description="512 if not given.")
 
 
-class VolumeResize(Body):
-    """A volume's new size."""
+def _of_volume_update(schema: dict[str, Any]) -> None:
+    schema["examples"] = [{"size_bytes": 32985348833280}, {"iops_max": 5000, "labels": {"ward": "radiology"}}]
+    for one in schema["properties"].values():
+        del one["default"]  # What is not named stays, whatever it is.
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"size_bytes": 32985348833280}]})
 
-    size_bytes: SizeBytes
+class VolumeUpdate(Body):
+    """What is to be otherwise about a volume; what is not named stays. `null` takes a limit away."""
+
+    model_config = ConfigDict(json_schema_extra=_of_volume_update)
+
+    new_name: Name = Field(default="", description="What it is called from now on.")
+    size_bytes: SizeBytes = Field(default=0, description="The new size in bytes, not below the present one.")
+    labels: dict[str, str] = Field(default={}, description="All labels that it is to have.")
+    read_only: bool = Field(default=False, description="Refuse writes.")
+    write_through: bool = Field(
+        default=False,
+        description="Have each write durable before its answer, and show hosts no write cache. "
+        "Can be taken back while the volume is not exported.",
+    )
+    detect_zeroes: bool = Field(default=False, description="Have writes of nothing but zeros take no space.")
+    iops_max: int | None = Field(
+        default=None,
+        description="Requests a second, 100 at least; flushes are not counted.",
+        json_schema_extra={"minimum": 1},
+    )
+    iops_burst: int | None = Field(
+        default=None, description="Requests that may be saved up while nobody asks; a second's worth if null."
+    )
+    bytes_per_second_max: int | None = Field(
+        default=None,
+        description="Bytes read and written in a second, 10 MiB at least.",
+        json_schema_extra={"minimum": 1},
+    )
+    burst_bytes: int | None = Field(default=None, description="Bytes that may be saved up; a second's worth if null.")
 
 
 class Volume(BaseModel):
@@ -237,6 +266,15 @@ class Volume(BaseModel):
     size_bytes: Bytes
     allocated_bytes: Bytes
     logical_block_bytes: Bytes
+    read_only: bool
+    write_through: bool
+    detect_zeroes: bool
+    iops_max: int | None
+    iops_burst: int | None
+    bytes_per_second_max: int | None
+    burst_bytes: int | None
+    delayed_requests: int = Field(description="Requests that waited for its limits, since the node's start.")
+    labels: dict[str, str]
     exports: list[str] = Field(description="Ids of its exports.")
     created: Time
 

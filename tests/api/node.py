@@ -37,14 +37,16 @@ class ScriptedEngine:
         ) -> object:
             return self._answer("volume_create", locals())
 
-        async def volume_list(pool: str | None = None, limit: int | None = None, cursor: str | None = None) -> object:
+        async def volume_list(
+            pool: str | None = None, label: str | None = None, limit: int | None = None, cursor: str | None = None
+        ) -> object:
             return self._answer("volume_list", locals())
 
         async def volume_get(name: str) -> object:
             return self._answer("volume_get", locals())
 
-        async def volume_resize(name: str, size_bytes: int) -> object:
-            return self._answer("volume_resize", locals())
+        async def volume_update(name: str, changes: dict[str, Any]) -> object:
+            return self._answer("volume_update", locals())
 
         async def volume_delete(name: str) -> object:
             return self._answer("volume_delete", locals())
@@ -64,7 +66,7 @@ class ScriptedEngine:
             volume_create,
             volume_list,
             volume_get,
-            volume_resize,
+            volume_update,
             volume_delete,
             export_create,
         )

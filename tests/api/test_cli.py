@@ -96,7 +96,7 @@ def test_lists_follow_their_pages(sds: Sds, engine: ScriptedEngine) -> None:
     engine.answers["volume_list"] = {"items": [VOLUME], "next": None}
     assert json.loads(sds("volume", "list", "-o", "json").stdout) == [VOLUME]
     table = sds("volume", "list").stdout
-    assert table.splitlines()[1].split() == ["pacs", "archive", "1", "TiB", "0", "B", "-"]
+    assert table.splitlines()[1].split() == ["pacs", "archive", "1", "TiB", "0", "B", "-", "-"]
 
 
 def test_an_export_prints_what_to_type_on_the_host(sds: Sds, engine: ScriptedEngine) -> None:
@@ -106,7 +106,7 @@ def test_an_export_prints_what_to_type_on_the_host(sds: Sds, engine: ScriptedEng
 
 
 def test_a_refusal_shows_field_and_what_is_accepted(sds: Sds, engine: ScriptedEngine) -> None:
-    engine.answers["volume_resize"] = InvalidValue("size_bytes", "too small [by far]", "5 or more")
+    engine.answers["volume_update"] = InvalidValue("size_bytes", "too small [by far]", "5 or more")
     done = sds("volume", "resize", "pacs", "1M")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [

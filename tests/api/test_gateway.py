@@ -23,6 +23,15 @@ VOLUME = {
     "size_bytes": 1 << 40,
     "allocated_bytes": 0,
     "logical_block_bytes": 512,
+    "read_only": False,
+    "write_through": False,
+    "detect_zeroes": False,
+    "iops_max": None,
+    "iops_burst": None,
+    "bytes_per_second_max": None,
+    "burst_bytes": None,
+    "delayed_requests": 0,
+    "labels": {},
     "exports": [],
     "created": "2026-01-01T00:00:00+00:00",
 }
@@ -135,6 +144,14 @@ def test_pages_and_filters_are_passed_on(rest: httpx.Client, engine: ScriptedEng
     assert _problem(rest.get("/v1/volumes", params={"limit": "many"}), 422, "invalid-value")["field"] == "limit"
 
 
+def test_a_change_says_what_was_named_and_nothing_else(rest: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.answers["volume_update"] = VOLUME | {"iops_max": None, "labels": {"ward": "1"}}
+    body = {"iops_max": None, "labels": {"ward": "1"}}
+    assert rest.patch("/v1/volumes/pacs", json=body).json()["labels"] == {"ward": "1"}
+    assert engine.asked == [("volume_update", {"name": "pacs", "changes": body})]
+    _problem(rest.patch("/v1/volumes/pacs", json={"read_only": None}), 422, "invalid-value")
+
+
 def test_a_deleted_volume_leaves_nothing_to_say(rest: httpx.Client, engine: ScriptedEngine) -> None:
     engine.answers["volume_delete"] = None
     response = rest.delete("/v1/volumes/pacs")
@@ -186,7 +203,7 @@ def test_the_schema_names_every_resource_with_examples(rest: httpx.Client) -> No
     schema = rest.get("/openapi.json", headers={"authorization": ""}).json()
     nouns = ("pools", "disks", "volumes", "hosts", "exports", "events")
     assert {f"/v1/{noun}" for noun in nouns} | {"/healthz", "/metrics"} <= schema["paths"].keys()
-    for name in ("PoolCreate", "DiskAdd", "VolumeCreate", "VolumeResize", "HostCreate", "ExportCreate", "Problem"):
+    for name in ("PoolCreate", "DiskAdd", "VolumeCreate", "VolumeUpdate", "HostCreate", "ExportCreate", "Problem"):
         assert schema["components"]["schemas"][name]["examples"]
 
 

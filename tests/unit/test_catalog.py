@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from sds.engine.catalog import (
     Export,
     Host,
     Pool,
+    Terms,
     Volume,
     check_tier,
     conflicts,
@@ -37,8 +39,21 @@ def test_documents_come_back_as_they_went() -> None:
 def test_a_document_says_its_version_and_a_newer_one_is_refused() -> None:
     data = json.loads(Volume(UUID, "pacs", "archive", "now").encode())
     assert data == {"version": 1, "uuid": UUID, "name": "pacs", "created": "now", "state": "creating"}
-    with pytest.raises(SdsError, match="version 2"):
-        Volume.decode(json.dumps(data | {"version": 2}).encode(), "archive")
+    with pytest.raises(SdsError, match="version 3"):
+        Volume.decode(json.dumps(data | {"version": 3}).encode(), "archive")
+
+
+def test_newer_fields_are_written_only_where_they_say_something() -> None:
+    plain = Volume(UUID, "pacs", "archive", "now")
+    noted = replace(plain, terms=Terms(read_only=True, iops_max=500), labels={"ward": "1"})
+    assert json.loads(noted.encode())["version"] == 2
+    export = Export("pacs", "archive", "iscsi", (), any_host=True, created="now")
+    renamed = replace(export, given_target="iqn.2026-11.io.sds:archive.before")
+    assert json.loads(export.encode())["version"] == 1
+    assert json.loads(renamed.encode())["version"] == 2
+    assert Export.decode(renamed.encode(), "archive").target == "iqn.2026-11.io.sds:archive.before"
+    for volume in (plain, noted):
+        assert Volume.decode(volume.encode(), "archive") == volume
 
 
 def test_targets_are_named_after_pool_and_volume() -> None:

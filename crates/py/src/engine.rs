@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use sds_block::{Command, Device, Request};
 use sds_io::DiskId;
+use sds_target::terms::TermsSpec;
 use sds_target::{Protocol, Targets, TargetsOptions};
 use sds_uring::{CoreHandle, Disks, Local, MappedCarryOver, OpenOptions};
 use sds_volume::error::{PoolError, PoolErrorKind};
@@ -24,7 +26,7 @@ use crate::events::{Event, Events, Level};
 use crate::meta::{MetaQueue, PoolMeta};
 use crate::options::Options;
 use crate::refusal::Refusal;
-use crate::uuid::Uuid;
+use crate::uuid::{Uuid, parse_volume_key, volume_key};
 use crate::watch::watch;
 
 /// How long an opening waits for a predecessor's carry-over memory: the tasks of a pool that was closed end within
@@ -247,6 +249,26 @@ impl Engine {
         Ok(outcome??)
     }
 
+    /// Serves a volume on these terms from now on, and tells its hosts if it looks different.
+    pub fn set_terms(&self, pool: Uuid, volume: Uuid, terms: &TermsSpec) -> Result<(), Refusal> {
+        let key = volume_key(pool, volume);
+        // Before the flush: what comes after it is durable by itself, and hosts that see no cache don't flush.
+        self.targets.set_terms(&key, terms);
+        if terms.write_through {
+            self.command(pool, move |pool| async move {
+                let missing = || PoolError::new(PoolErrorKind::NotFound, "there is no volume of this uuid");
+                let device = pool.device(volume.0).ok_or_else(missing)?;
+                let flush = device.execute(Request { command: Command::Flush, payload: None }).await;
+                let failed = |error| {
+                    PoolError::new(PoolErrorKind::Io, "what was written can't be made durable").with_source(error)
+                };
+                flush.map(drop).map_err(failed)
+            })?;
+        }
+        self.targets.notify_change(&key);
+        Ok(())
+    }
+
     /// Adds an open disk to an open pool. The disk stays free if the pool has nothing of it when this fails.
     pub fn add_disk(&self, uuid: Uuid, disk: NewDisk) -> Result<(), Refusal> {
         let id = disk.disk;
@@ -291,6 +313,7 @@ impl Engine {
             let _ = core.call(move |local| CorePools::of(local).remove(uuid));
         }
         self.meta.close_pool(uuid);
+        self.targets.remove_terms(|volume| parse_volume_key(volume).is_some_and(|(pool, _)| pool == uuid));
         let Some(pool) = self.pools().remove(&uuid) else { return Ok(()) };
         pool.disks.iter().for_each(|disk| self.disks.close(*disk));
         Ok(outcome??)

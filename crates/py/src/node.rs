@@ -24,7 +24,7 @@ use crate::options::Options;
 use crate::refusal::Refusal;
 use crate::shapes::{
     CheckShape, DiskShape, ExportShape, LabelShape, NewDiskShape, PoolShape, RecoveredShape, ScrubShape, SessionShape,
-    VolumeShape,
+    TermsShape, VolumeShape,
 };
 use crate::uuid::{Uuid, volume_key};
 
@@ -159,14 +159,23 @@ impl Node {
         py.detach(|| {
             let uuid = volume_uuid.0;
             self.engine.command(pool, move |pool| async move { pool.resize_volume(uuid, size_bytes).await })?;
-            self.engine.targets.notify_resize(&volume_key(pool, volume_uuid));
+            self.engine.targets.notify_change(&volume_key(pool, volume_uuid));
             Ok(())
         })
     }
 
+    fn volume_terms_set(&self, py: Python<'_>, pool: Uuid, volume_uuid: Uuid, terms: TermsShape) -> PyResult<()> {
+        Ok(py.detach(|| self.engine.set_terms(pool, volume_uuid, &terms.into()))?)
+    }
+
     fn volume_delete(&self, py: Python<'_>, pool: Uuid, volume_uuid: Uuid) -> PyResult<()> {
-        let uuid = volume_uuid.0;
-        Ok(py.detach(|| self.engine.command(pool, move |pool| async move { pool.delete_volume(uuid).await }))?)
+        py.detach(|| {
+            let uuid = volume_uuid.0;
+            self.engine.command(pool, move |pool| async move { pool.delete_volume(uuid).await })?;
+            let gone = volume_key(pool, volume_uuid);
+            self.engine.targets.remove_terms(|volume| *volume == gone);
+            Ok(())
+        })
     }
 
     fn volume_status(&self, py: Python<'_>, pool: Uuid, volume_uuid: Uuid) -> PyResult<VolumeShape> {
@@ -175,7 +184,7 @@ impl Node {
         let status = py.detach(|| {
             self.engine.command(pool, move |pool| async move { pool.volume_status(uuid).ok_or_else(missing) })
         });
-        Ok(status?.into())
+        Ok(VolumeShape::new(status?, self.engine.targets.delayed_requests(&volume_key(pool, volume_uuid))))
     }
 
     fn document_put(&self, py: Python<'_>, pool: Uuid, key: String, value: Option<&[u8]>) -> PyResult<()> {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use pyo3::prelude::*;
 use sds_io::{DiskId, DiskInfo};
 use sds_target::glue::SessionInfo;
+use sds_target::meter::Rate;
+use sds_target::terms::TermsSpec;
 use sds_target::{Access, Export, Protocol};
 use sds_volume::check::CheckReport;
 use sds_volume::label_io::LabelReport;
@@ -256,16 +258,44 @@ pub struct VolumeShape {
     allocated_bytes: u64,
     reads: u64,
     writes: u64,
+    delayed_requests: u64,
 }
 
-impl From<VolumeStatus> for VolumeShape {
-    fn from(status: VolumeStatus) -> Self {
+impl VolumeShape {
+    pub fn new(status: VolumeStatus, delayed_requests: u64) -> Self {
         Self {
             size_bytes: status.size_bytes,
             logical_block_bytes: status.logical_block_bytes,
             allocated_bytes: status.allocated_bytes,
             reads: status.reads,
             writes: status.writes,
+            delayed_requests,
+        }
+    }
+}
+
+/// On which terms a volume is served.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct TermsShape {
+    read_only: bool,
+    write_through: bool,
+    detect_zeroes: bool,
+    iops_max: Option<u64>,
+    iops_burst: u64,
+    bytes_per_second_max: Option<u64>,
+    burst_bytes: u64,
+}
+
+impl From<TermsShape> for TermsSpec {
+    fn from(terms: TermsShape) -> Self {
+        let rate = |per_second: Option<u64>, burst| per_second.map(|per_second| Rate { per_second, burst });
+        Self {
+            read_only: terms.read_only,
+            write_through: terms.write_through,
+            detect_zeroes: terms.detect_zeroes,
+            requests: rate(terms.iops_max, terms.iops_burst),
+            bytes: rate(terms.bytes_per_second_max, terms.burst_bytes),
         }
     }
 }

@@ -87,8 +87,8 @@ impl IscsiNode {
         }
     }
 
-    /// A volume's size has changed: its hosts are told.
-    pub(crate) fn volume_resized(&self, volume: &VolumeKey) {
+    /// What a volume looks like has changed: its hosts are told.
+    pub(crate) fn volume_changed(&self, volume: &VolumeKey) {
         for session in self.state().sessions.iter().filter(|session| session.volume == *volume) {
             session.remote.tell(|glue, target, _| target.set_unit(glue.facts()));
         }

@@ -19,6 +19,8 @@
 //! | `settle` | a host's new association waits for its lost one's writes |
 //! | [`exports`] | which volume is seen under which name, and by whom |
 //! | [`devices`] | what answers requests: volumes, and the null and memory devices of tests and benches |
+//! | [`terms`] | on which terms a volume is served: read-only, write-through, how fast |
+//! | [`meter`] | a rate with credit |
 //! | [`limits`] | every limit of the front end |
 //! | `throttle` | a log that hosts can't flood |
 #![forbid(unsafe_code)]
@@ -37,6 +39,8 @@ pub mod iscsi;
 mod settle;
 pub mod exports;
 pub mod devices;
+pub mod terms;
+pub mod meter;
 pub mod limits;
 mod throttle;
 

@@ -95,8 +95,8 @@ impl NvmeNode {
         }
     }
 
-    /// A volume's size has changed: its hosts are told.
-    pub(crate) fn volume_resized(&self, volume: &VolumeKey) {
+    /// What a volume looks like has changed: its hosts are told.
+    pub(crate) fn volume_changed(&self, volume: &VolumeKey) {
         for entry in lock(&self.state).controllers.values() {
             for (nsid, _) in entry.volumes.iter().filter(|(_, key)| key == volume) {
                 lock(&entry.controller).namespace_changed(*nsid);

@@ -21,6 +21,7 @@ use crate::listener::{self, Listeners};
 use crate::nvme::{NvmeGlue, NvmeNode};
 use crate::payload::{PayloadPool, PayloadShare};
 use crate::shell::receive_space;
+use crate::terms::{GovernedDevices, TermsSpec, TermsTable};
 
 /// How often a stop looks whether requests have ended.
 const STOP_POLL_MS: u64 = 5;
@@ -51,6 +52,7 @@ pub struct Targets {
     nvme: Arc<NvmeNode>,
     iscsi: Arc<IscsiNode>,
     admission: Arc<Admission>,
+    terms: Arc<TermsTable>,
     limits: Limits,
 }
 
@@ -75,6 +77,7 @@ impl Targets {
             iscsi: IscsiNode::new(Arc::clone(&exports)),
             exports,
             admission: Arc::default(),
+            terms: Arc::default(),
             limits: options.limits,
         };
         let payload = PayloadPool::new(options.limits.payload_bytes_max, targets.cores.len());
@@ -120,9 +123,9 @@ impl Targets {
         make: impl Fn(&Local) -> Rc<dyn Devices> + Clone + Send + 'static,
     ) -> Result<(), CoreGone> {
         for core in self.cores.iter() {
-            let make = make.clone();
+            let (make, table) = (make.clone(), Arc::clone(&self.terms));
             core.call(move |local| {
-                let devices = make(local);
+                let devices = Rc::new(GovernedDevices { inner: make(local), table, clock: local.clock() });
                 if let Some(front) = local.get::<Front>() {
                     front.devices.replace(Some(devices));
                 }
@@ -158,10 +161,26 @@ impl Targets {
         self.iscsi.exports_changed();
     }
 
-    /// A volume's size has changed on all cores: its hosts are told.
-    pub fn notify_resize(&self, volume: &VolumeKey) {
-        self.nvme.volume_resized(volume);
-        self.iscsi.volume_resized(volume);
+    /// What a volume looks like has changed on all cores: its hosts are told.
+    pub fn notify_change(&self, volume: &VolumeKey) {
+        self.nvme.volume_changed(volume);
+        self.iscsi.volume_changed(volume);
+    }
+
+    /// A volume is served on these terms from now on, also to those who are connected; they are not told by this.
+    pub fn set_terms(&self, volume: &VolumeKey, terms: &TermsSpec) {
+        self.terms.set(volume, terms);
+    }
+
+    /// Volumes are gone, and their terms with them.
+    pub fn remove_terms(&self, is_gone: impl Fn(&VolumeKey) -> bool) {
+        self.terms.remove(is_gone);
+    }
+
+    /// Requests to a volume that had to wait for its rates, since the node's start.
+    #[must_use]
+    pub fn delayed_requests(&self, volume: &VolumeKey) -> u64 {
+        self.terms.delayed_requests(volume)
     }
 
     /// Everybody who is connected.

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from sds.gateway.models import Page, Volume, VolumeCreate, VolumeResize
+from sds.gateway.models import Page, Volume, VolumeCreate, VolumeUpdate
 from sds.gateway.routes import PROBLEMS, Cursor, Engine, Limit, created, was_there
 
 router = APIRouter(prefix="/v1/volumes", tags=["volumes"], responses=PROBLEMS)
@@ -19,9 +19,11 @@ async def create(engine: Engine, body: VolumeCreate, response: Response) -> Any:
 
 
 @router.get("", response_model=Page[Volume])
-async def index(engine: Engine, pool: str | None = None, limit: Limit = None, cursor: Cursor = None) -> Any:
-    """Lists volumes by name."""
-    return await engine.call("volume_list", pool=pool, limit=limit, cursor=cursor)
+async def index(
+    engine: Engine, pool: str | None = None, label: str | None = None, limit: Limit = None, cursor: Cursor = None
+) -> Any:
+    """Lists volumes by name; `label` is KEY or KEY=VALUE."""
+    return await engine.call("volume_list", pool=pool, label=label, limit=limit, cursor=cursor)
 
 
 @router.get("/{name}", response_model=Volume)
@@ -31,9 +33,12 @@ async def get(engine: Engine, name: str) -> Any:
 
 
 @router.patch("/{name}", response_model=Volume)
-async def resize(engine: Engine, name: str, body: VolumeResize) -> Any:
-    """Grows a volume; its hosts are told. A smaller size is refused in this release."""
-    return await engine.call("volume_resize", name=name, size_bytes=body.size_bytes)
+async def update(engine: Engine, name: str, body: VolumeUpdate) -> Any:
+    """Changes a volume while its hosts go on: name, size, labels, terms. What is not named stays as it is.
+
+    Exports of a volume that is renamed keep the names that hosts know. A smaller size is refused in this release.
+    """
+    return await engine.call("volume_update", name=name, changes=body.model_dump(exclude_unset=True))
 
 
 @router.delete("/{name}", status_code=204)

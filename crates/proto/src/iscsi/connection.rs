@@ -128,6 +128,8 @@ impl TargetConnection {
                 let (old, new) = (&before.facts.geometry, &facts.geometry);
                 if (old.blocks, old.logical_block_bytes) != (new.blocks, new.logical_block_bytes) {
                     self.attentions.add(Attention::CapacityChanged);
+                } else if (old.read_only, old.write_cache) != (new.read_only, new.write_cache) {
+                    self.attentions.add(Attention::ModeChanged);
                 } else if before.facts != facts {
                     self.attentions.add(Attention::InquiryChanged);
                 }

@@ -88,16 +88,19 @@ pub enum Attention {
     CapacityChanged = 4,
     /// INQUIRY DATA HAS CHANGED.
     InquiryChanged = 5,
+    /// MODE PARAMETERS CHANGED: its write protection or its cache.
+    ModeChanged = 6,
 }
 
 impl Attention {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::PowerOn,
         Self::Reset,
         Self::CommandsCleared,
         Self::LunsChanged,
         Self::CapacityChanged,
         Self::InquiryChanged,
+        Self::ModeChanged,
     ];
 
     const fn sense(self) -> Sense {
@@ -108,6 +111,7 @@ impl Attention {
             Self::LunsChanged => (0x3f, 0x0e),
             Self::CapacityChanged => (0x2a, 0x09),
             Self::InquiryChanged => (0x3f, 0x03),
+            Self::ModeChanged => (0x2a, 0x01),
         };
         Sense::new(SenseKey::UnitAttention, asc, ascq)
     }
