@@ -58,11 +58,10 @@ def disk_seeds() -> Iterator[tuple[str, bytes]]:
     yield "carry_over", bytes([0, 7, len(entry)]) + entry
     yield "carry_over", bytes([1, 0x80, 0, 1, 2, 3, 4]) + bytes([100, 0, 200, 1, 60, 7] * 6)
     yield "rows", b"\0" + body["page set row"]
-    yield "rows", b"\1" + body["page row"]
-    yield "rows", b"\2" + (2).to_bytes(8, "little") + body["record row"]
-    yield "rows", b"\3" + body["bitmap row"]
-    yield "rows", b"\4" + body["checkpoint row"]
-    claims = b"\5\2"  # Of extents of 1 MiB, whose owner entries are of 64 bytes.
+    yield "rows", b"\1" + (2).to_bytes(8, "little") + body["record row"]
+    yield "rows", b"\2" + body["bitmap row"]
+    yield "rows", b"\3" + body["checkpoint row"]
+    claims = b"\4\2"  # Of extents of 1 MiB, whose owner entries are of 64 bytes.
     yield "rows", claims + body["row of claims"].ljust(1 + 4 + 64, b"\0")
     entry = body["owner block"][1 + 16 + 41 * 64 :].ljust(64, b"\0")
     yield "rows", claims + SEALED + bytes([1, 41, 4, 1]) + entry + bytes([0, 57, 4, 1]) + entry

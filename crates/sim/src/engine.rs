@@ -161,6 +161,15 @@ pub trait Engine: Sized + 'static {
     fn resize_volume(&self, uuid: [u8; 16], size_bytes: u64) -> impl Future<Output = Result<(), Refusal>>;
     /// Removes a volume; durable when it returns.
     fn delete_volume(&self, uuid: [u8; 16]) -> impl Future<Output = Result<(), Refusal>>;
+    /// Takes snapshots, each of a volume (first) under a name of its own, all as of one moment; durable when it
+    /// returns.
+    fn snapshot(&self, _: Vec<([u8; 16], [u8; 16])>) -> impl Future<Output = Result<(), Refusal>> {
+        async { Err((Refused::Gone, "this engine takes no snapshots".into())) }
+    }
+    /// Makes a volume (second) of a snapshot; durable when it returns.
+    fn clone_snapshot(&self, _: [u8; 16], _: [u8; 16]) -> impl Future<Output = Result<(), Refusal>> {
+        async { Err((Refused::Gone, "this engine has no snapshots".into())) }
+    }
     /// Adds an empty disk; durable when it returns.
     fn add_disk(&self, disk: DiskId) -> impl Future<Output = Result<(), Refusal>>;
     /// Puts or removes a document; durable when it returns.

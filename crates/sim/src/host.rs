@@ -12,6 +12,7 @@ use sds_io::{Buffer, Clock, DiskId, ReadBytes, Segment, Slice};
 use smallvec::{SmallVec, smallvec};
 
 use crate::engine::DynDevice;
+use crate::oracle::frozen::Moment;
 use crate::oracle::{ChangeNo, Oracle, Sectors, Violation, VolumeNo};
 use crate::payload::{self, SECTOR_BYTES};
 use crate::process::{Effect, Process};
@@ -35,6 +36,21 @@ pub struct Known {
     pub phase: Phase,
     /// A resize that was not answered yet, or by nobody.
     pub growing_to: Option<u64>,
+    /// It is a snapshot.
+    pub snapshot: Option<SnapshotOf>,
+}
+
+/// What a snapshot was taken of.
+#[derive(Clone, Debug)]
+pub struct SnapshotOf {
+    /// The volume.
+    pub volume: VolumeNo,
+    /// When it was asked for.
+    pub submitted: u64,
+    /// When it was taken at the earliest; the same for all of its group.
+    pub moment: Moment,
+    /// The oracle has it.
+    pub taken: bool,
 }
 
 impl Known {
@@ -177,6 +193,27 @@ impl Hosts {
         self.volumes.iter().filter(|volume| volume.phase == Phase::Live)
     }
 
+    /// The volumes that may be written.
+    pub fn writable(&self) -> impl Iterator<Item = &Known> {
+        self.live().filter(|volume| volume.snapshot.is_none())
+    }
+
+    /// A snapshot that was asked for is there, or may be.
+    pub fn freeze(&mut self, no: VolumeNo) {
+        let Some(of) = self.known(no).snapshot.as_mut().filter(|of| !of.taken) else { return };
+        of.taken = true;
+        let of = of.clone();
+        self.oracle.freeze(of.volume, no, &of.moment);
+        self.oracle.read_ends(of.submitted);
+    }
+
+    /// The process ends: whatever snapshots were asked for may be there.
+    pub fn freeze_pending(&mut self) {
+        let pending = |known: &&Known| known.phase == Phase::Creating && known.snapshot.is_some();
+        let pending: Vec<VolumeNo> = self.volumes.iter().filter(pending).map(|known| known.no).collect();
+        pending.into_iter().for_each(|no| self.freeze(no));
+    }
+
     /// What was not flushed may be lost, and with it what healed a block.
     pub fn power_cut(&mut self, now: u64) {
         self.oracle.power_cut(now);
@@ -222,6 +259,8 @@ pub struct Context {
     pub process: Arc<Process>,
     /// Injected faults excuse failures.
     pub faulty: bool,
+    /// There may be snapshots.
+    pub has_layers: bool,
     /// Sectors of a page of the map.
     pub page_sectors: u64,
 }
@@ -507,7 +546,8 @@ impl Context {
             ErrorKind::NoSpace => {
                 counters.full_pools += 1;
                 hosts.since_full = 0;
-                is_write && !matches!(submitted.ask, Ask::Discard(_))
+                // What a snapshot has must be hidden, and that may take a chunk.
+                is_write && (self.has_layers || !matches!(submitted.ask, Ask::Discard(_)))
             }
             ErrorKind::Busy => {
                 counters.busy += 1;

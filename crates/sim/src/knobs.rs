@@ -121,6 +121,8 @@ pub struct Knobs {
     pub rot_sealed_per_mille: u32,
     /// Lives in a thousand that begin with a scrub.
     pub scrub_per_mille: u32,
+    /// Operations in a thousand that take, clone or delete snapshots.
+    pub layers_per_mille: u32,
     /// The defect that is put in.
     pub planted: Planted,
     /// Print every event.
@@ -171,6 +173,8 @@ impl Knobs {
         // What came later draws from a stream of its own: a seed that failed before keeps its history.
         let mut more = Random::new(seed ^ LATER_STREAM);
         let mut last = Random::new(seed ^ LAST_STREAM);
+        let mut layers = Random::new(seed ^ LAYERS_STREAM);
+        let has_layers = layers.chance(300);
         // A tight pool is full again and again, and what was freed is soon another's.
         let tight = random.chance(400);
         let mib = if tight { TIGHT_MIB } else { ROOMY_MIB };
@@ -230,8 +234,10 @@ impl Knobs {
             carry_over_bytes: random.pick(&[1 << 20, 256 << 10]),
             checkpoint_intervals_ms: [500, 5_000],
             seal_after_ms: random.pick(&[40, 400, 4_000, 600_000]),
-            rot_sealed_per_mille: random.pick(&[0, 0, 10]),
+            // What is spoiled in one volume would be in the others that share it.
+            rot_sealed_per_mille: random.pick(&[0, 0, 10]) * u32::from(!has_layers),
             scrub_per_mille: random.pick(&[0, 300]),
+            layers_per_mille: if has_layers { layers.pick(&[10, 40, 120]) } else { 0 },
             planted: Planted::default(),
             trace: false,
         };
@@ -255,6 +261,7 @@ impl Knobs {
 
 const LATER_STREAM: u64 = 0x51de;
 const LAST_STREAM: u64 = 0x6a7e;
+const LAYERS_STREAM: u64 = 0x1a7e;
 /// Sizes of disks; of each the pool's own regions take up to 3 MiB.
 const TIGHT_MIB: (u64, u64) = (4, 7);
 const ROOMY_MIB: (u64, u64) = (12, 32);

@@ -32,6 +32,17 @@ pub fn leaning(seed: u64, operations: u32, defect: Defect) -> Knobs {
             knobs.depth = 48;
             knobs.disks.iter_mut().for_each(|disk| (disk.size_bytes, disk.stall_per_mille) = (5 << 20, 20));
         }
+        Defect::DiscardShowsOld | Defect::ChainForgotten => {
+            weigh(&mut knobs, &[(Kind::Discard, 30)]);
+            (knobs.layers_per_mille, knobs.rot_sealed_per_mille, knobs.weights.sizes) = (120, 0, [10, 30, 15, 10, 10]);
+        }
+        // Writes that are answered one after the other, on several cores, as a snapshot is taken.
+        Defect::SnapshotUnheld | Defect::SnapshotEarly => {
+            (knobs.layers_per_mille, knobs.rot_sealed_per_mille) = (200, 0);
+            (knobs.cores, knobs.depth, knobs.verify_per_mille) = (3, 48, 1000);
+            knobs.core_stall_per_100k = 5_000;
+            knobs.disks.iter_mut().for_each(|disk| disk.stall_per_mille = 30);
+        }
         Defect::OwnersAfterMeta | Defect::OwnersNotCleared => {
             (knobs.meta_lost_per_mille, knobs.meta_aged_per_mille, knobs.lives) = (700, 0, 14);
             knobs.weights.sizes = [1, 1, 1, 10, 10];

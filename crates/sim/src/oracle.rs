@@ -12,13 +12,20 @@
 //! - *Power cut*: what was answered and not flushed is no longer sure; what was flushed is. So a sector has the newest
 //!   flushed change or any that came after it, never one from before it and never anything else.
 //!
+//! Snapshots are [`frozen`].
+//!
 //! Sectors are judged one by one, which allows a write torn between sectors, as a disk of 512-byte blocks may leave it.
 //! On a volume of 4 KiB blocks the eight sectors of a block must agree.
 
+pub mod frozen;
+
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use smallvec::{SmallVec, smallvec};
 
+use self::frozen::{Base, Frozen, Moment, check_frozen, lock, matches};
 use crate::payload::{self, Content, SECTOR_BYTES};
 
 const NEVER: u64 = u64::MAX;
@@ -62,10 +69,16 @@ type Versions = SmallVec<[Version; 2]>;
 /// Sectors of a piece of the model: 1 MiB. A piece that was never changed takes no memory.
 const PIECE_SECTORS: u64 = 2048;
 
+type Pieces = BTreeMap<u64, Vec<Versions>>;
+
 /// One volume's model.
 pub struct Volume {
     size_sectors: u64,
-    pieces: BTreeMap<u64, Vec<Versions>>,
+    /// What change 0 is: of a clone, its snapshot.
+    base: Option<Base>,
+    /// It is a snapshot, and nothing changes it.
+    frozen: Option<Base>,
+    pieces: Pieces,
     block_sectors: usize,
     /// Answered and not flushed.
     unflushed: Vec<ChangeNo>,
@@ -101,6 +114,8 @@ impl Volume {
 pub struct Oracle {
     changes: Vec<Change>,
     volumes: BTreeMap<VolumeNo, Volume>,
+    /// Volumes that are gone: a snapshot of one may not have been answered yet.
+    removed: BTreeMap<VolumeNo, Volume>,
     reads_open: BTreeMap<u64, u32>,
 }
 
@@ -136,6 +151,8 @@ impl Oracle {
     pub fn add_volume(&mut self, volume: VolumeNo, size_bytes: u64, logical_block_bytes: u32) {
         let model = Volume {
             size_sectors: 0,
+            base: None,
+            frozen: None,
             pieces: BTreeMap::new(),
             block_sectors: logical_block_bytes as usize / SECTOR_BYTES,
             unflushed: Vec::new(),
@@ -152,7 +169,36 @@ impl Oracle {
 
     /// The volume is gone.
     pub fn remove_volume(&mut self, volume: VolumeNo) {
-        self.volumes.remove(&volume);
+        if let Some(model) = self.volumes.remove(&volume) {
+            self.removed.insert(volume, model);
+        }
+    }
+
+    /// The snapshot `frozen` of `volume` was taken not before `moment`, and is there now.
+    pub fn freeze(&mut self, volume: VolumeNo, frozen: VolumeNo, moment: &Moment) {
+        let Some(model) = self.volumes.get(&volume).or_else(|| self.removed.get(&volume)) else { return };
+        let (mut pieces, base) = (model.pieces.clone(), model.base.clone());
+        for versions in pieces.values_mut().flatten().filter(|versions| versions.len() > 1) {
+            let all = versions.clone();
+            versions.retain(|version| allowed(&self.changes, &all, version, moment.load(Ordering::Relaxed)));
+        }
+        let snapshot = Volume {
+            size_sectors: model.size_sectors,
+            base: None,
+            frozen: Some(Arc::new(Mutex::new(Frozen { moment: Arc::clone(moment), pieces, base }))),
+            pieces: BTreeMap::new(),
+            block_sectors: model.block_sectors,
+            unflushed: Vec::new(),
+            flushed_at: 0,
+        };
+        self.volumes.insert(frozen, snapshot);
+    }
+
+    /// A volume that begins as `snapshot` is.
+    pub fn add_clone(&mut self, volume: VolumeNo, snapshot: VolumeNo, size_bytes: u64, logical_block_bytes: u32) {
+        let base = self.volumes.get(&snapshot).and_then(|model| model.frozen.clone());
+        self.add_volume(volume, size_bytes, logical_block_bytes);
+        self.volume(volume).base = base;
     }
 
     fn volume(&mut self, volume: VolumeNo) -> &mut Volume {
@@ -304,7 +350,8 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let Some(model) = self.volumes.get(&volume) else { return Ok(()) };
         let mut pieces = first / PIECE_SECTORS..=(first + count - 1) / PIECE_SECTORS;
-        if pieces.all(|piece| !model.pieces.contains_key(&piece)) {
+        let alone = model.base.is_none() && model.frozen.is_none();
+        if alone && pieces.all(|piece| !model.pieces.contains_key(&piece)) {
             return Ok(());
         }
         self.check_contents(now, began, volume, first, (0..count).map(|_| Content::Zeros))
@@ -325,8 +372,14 @@ impl Oracle {
             let mut base = untouched();
             let piece = model.pieces.get_mut(&(sector / PIECE_SECTORS));
             let versions = piece.map_or(&mut base, |piece| &mut piece[(sector % PIECE_SECTORS) as usize]);
-            check_sector(&self.changes, versions, (volume, sector), content, (began, now))
-                .map_err(|what| Violation { volume, sector, what })?;
+            let judged = match &model.frozen {
+                Some(frozen) => check_frozen(&self.changes, frozen, (volume, sector), content),
+                None => {
+                    let base = model.base.as_ref();
+                    check_sector(&self.changes, versions, base, (volume, sector), content, (began, now))
+                }
+            };
+            judged.map_err(|what| Violation { volume, sector, what })?;
             if model.block_sectors > 1 {
                 let written = match content {
                     Content::Written { write, .. } => Some(write),
@@ -348,11 +401,13 @@ impl Oracle {
     #[must_use]
     pub fn only(&self, began: u64, volume: VolumeNo, sector: u64, except: Option<ChangeNo>) -> Option<ChangeNo> {
         let base = untouched();
-        let versions = self.volumes.get(&volume)?.sector(sector).unwrap_or(&base);
+        let model = self.volumes.get(&volume)?;
+        let versions = model.sector(sector).unwrap_or(&base);
         let others = versions.iter().filter(|version| Some(version.change) != except);
         let mut allowed = others.filter(|version| allowed(&self.changes, versions, version, began));
         let only = allowed.next()?;
-        allowed.next().is_none().then_some(only.change)
+        let known = only.change != ChangeNo(0) || model.base.is_none();
+        (known && allowed.next().is_none()).then_some(only.change)
     }
 
     /// What the history of `sector` was, for a report.
@@ -374,6 +429,13 @@ impl Oracle {
             )
         };
         let mut lines: Vec<String> = model.sector(sector).unwrap_or(&untouched()).iter().map(line).collect();
+        let mut below = model.frozen.clone().or_else(|| model.base.clone());
+        while let Some(frozen) = below {
+            let frozen = lock(&frozen);
+            lines.push(format!("a snapshot, taken after {}, has", frozen.moment.load(Ordering::Relaxed)));
+            lines.extend(frozen.versions(sector).unwrap_or(&untouched()).iter().map(line));
+            below = frozen.base.clone();
+        }
         lines.push(format!("volume {} last flushed at {}", volume.0, model.flushed_at));
         lines
     }
@@ -408,20 +470,22 @@ fn prune(changes: &[Change], flushed_at: u64, versions: &mut Versions, oldest_re
 fn check_sector(
     changes: &[Change],
     versions: &mut Versions,
+    base: Option<&Base>,
     (volume, sector): (VolumeNo, u64),
     content: Content,
     (began, now): (u64, u64),
 ) -> Result<(), String> {
-    let matches = |version: &Version| match content {
-        Content::Zeros => changes[version.change.0 as usize].zeros,
-        Content::Written { write, .. } => version.change.0 == write && !changes[write as usize].zeros,
-        Content::Discarded | Content::Unknown => false,
-    };
+    let matches = |version: &Version| matches(changes, version, base, sector, content);
     let found = versions.iter().rposition(|version| matches(version) && allowed(changes, versions, version, began));
     let Some(found) = found else { return Err(name(changes, versions, volume, sector, content)) };
     let quiet = versions.iter().all(|version| changes[version.change.0 as usize].ended < began);
     if quiet && versions.len() > 1 {
         versions[found].settled = versions[found].settled.min(now);
+    }
+    if let (ChangeNo(0), Some(base)) = (versions[found].change, base)
+        && versions.iter().filter(|version| matches(version)).count() == 1
+    {
+        lock(base).settle(changes, sector, content);
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use sds_block::Device as _;
 use sds_io::{Clock as _, DiskId, Io as _};
 use sds_volume::label_io::read_label;
 use sds_volume::{
-    CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, ScrubState, Structure, Tuning, VolumeSpec, error,
+    CoreEnv, NewDisk, Pool, PoolEnv, PoolSpec, Recovered, ScrubState, SnapshotSpec, Structure, Tuning, VolumeSpec,
+    error,
 };
 
 use crate::engine::{
@@ -170,6 +171,16 @@ impl Engine for PoolEngine {
 
     async fn delete_volume(&self, uuid: [u8; 16]) -> Result<(), Refusal> {
         self.cores[0].delete_volume(uuid).await.map_err(refusal)
+    }
+
+    async fn snapshot(&self, pairs: Vec<([u8; 16], [u8; 16])>) -> Result<(), Refusal> {
+        let spec = |(volume, snapshot)| SnapshotSpec { volume, snapshot };
+        let specs: Vec<SnapshotSpec> = pairs.into_iter().map(spec).collect();
+        self.cores[0].snapshot(&specs).await.map(drop).map_err(refusal)
+    }
+
+    async fn clone_snapshot(&self, snapshot: [u8; 16], clone: [u8; 16]) -> Result<(), Refusal> {
+        self.cores[0].clone_snapshot(snapshot, clone).await.map_err(refusal)
     }
 
     async fn add_disk(&self, disk: DiskId) -> Result<(), Refusal> {

@@ -52,6 +52,16 @@ counters! {
     deletes: "volumes deleted",
     /// Volumes grown.
     resizes: "volumes grown",
+    /// Snapshots asked for.
+    snapshots: "snapshots taken",
+    /// Of these, the ones that were taken together with others.
+    group_snapshots: "snapshots in groups",
+    /// Clones asked for.
+    clones: "clones made",
+    /// Snapshots deleted.
+    snapshot_deletes: "snapshots deleted",
+    /// Snapshots that were there after a crash, though nobody had been told.
+    snapshots_found: "snapshots found after a crash",
     /// Documents put or removed.
     documents: "documents",
     /// Writes that overlapped another open one.

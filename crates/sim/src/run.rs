@@ -5,6 +5,8 @@
 //! number of effects after a drawn operation, or during the open.
 
 mod control;
+mod ending;
+mod layers;
 mod trouble;
 
 use std::cell::{Cell, RefCell};
@@ -47,8 +49,6 @@ const RECOVERY_EFFECTS_LOG2_MAX: u64 = 11;
 const FULL_OPERATIONS: u32 = 12;
 /// Operations without a flush before a crash.
 const CHURN_OPERATIONS: u32 = 30;
-/// Within this time all that was discarded is free again.
-const GIVE_BACK_S_MAX: u32 = 120;
 /// A host that gives up does so within this time.
 const PATIENCE_US_MAX: u64 = 20_000;
 const PAUSE_MS_MAX: u64 = 12_000;
@@ -410,6 +410,11 @@ impl<E: Engine> Run<E> {
                     hosts.oracle.remove_volume(known.no);
                 }
                 (Phase::Creating | Phase::Deleting | Phase::Live, Some(found)) => {
+                    if known.snapshot.is_some() && known.phase == Phase::Creating {
+                        self.world.counters.borrow_mut().snapshots_found += 1;
+                        // The volume may have grown before it was taken.
+                        known.growing_to = Some(found.size_bytes).filter(|size| *size >= known.size_bytes);
+                    }
                     known.phase = Phase::Live;
                     if found.size_bytes != known.size_bytes && Some(found.size_bytes) != known.growing_to {
                         let (no, size) = (known.no.0, known.size_bytes);
@@ -452,7 +457,7 @@ impl<E: Engine> Run<E> {
     fn fill_up(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
         // A pool that can't make anything durable, or whose metadata store is out, refuses them all: the life goes on.
         for _ in 0..FILL_UP_CREATIONS_MAX {
-            if self.hosts.borrow().live().count() >= self.knobs.volume_bytes.len() {
+            if self.hosts.borrow().writable().count() >= self.knobs.volume_bytes.len() {
                 break;
             }
             self.create_volume(scheduler, engine);
@@ -489,28 +494,6 @@ impl<E: Engine> Run<E> {
         }
     }
 
-    // Discards everything: then nothing may stay allocated, whatever was refused, given up or killed before.
-    fn give_all_back(&mut self, scheduler: &mut Scheduler, engine: &Rc<E>) -> Result<bool, String> {
-        let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
-        for volume in live {
-            let whole = smallvec::smallvec![(0, volume.sectors())];
-            self.ask_patiently(scheduler, engine, volume.no, Ask::Discard(whole));
-            if !self.settle_to(scheduler, 1)? {
-                return Ok(false);
-            }
-        }
-        for _ in 0..GIVE_BACK_S_MAX {
-            if engine.health().allocated_bytes == 0 {
-                return Ok(true);
-            }
-            self.quiet_until_ns = (self.world.now() + Duration::from_secs(1)).as_nanos() as u64;
-            if !self.settle_to(scheduler, 1)? {
-                return Ok(false);
-            }
-        }
-        Err(format!("{} bytes stay allocated when everything was discarded", engine.health().allocated_bytes))
-    }
-
     // Runs until fewer than `depth` requests are open and the hosts are not quiet any more; false if the process died.
     fn settle_to(&mut self, scheduler: &mut Scheduler, depth: usize) -> Result<bool, String> {
         loop {
@@ -543,6 +526,7 @@ impl<E: Engine> Run<E> {
             world: Rc::clone(&self.world),
             process: Arc::clone(&scheduler.process),
             faulty: self.knobs.faulty(),
+            has_layers: self.knobs.layers_per_mille > 0,
             page_sectors: self.knobs.extent_bytes * EXTENTS_PER_PAGE / SECTOR_BYTES as u64,
         }
     }
@@ -592,8 +576,14 @@ impl<E: Engine> Run<E> {
             let pause = Duration::from_millis(self.random.between(1, PAUSE_MS_MAX));
             self.quiet_until_ns = (self.world.now() + pause).as_nanos() as u64;
         }
+        if self.knobs.layers_per_mille > 0 && self.random.chance(self.knobs.layers_per_mille) {
+            return self.layer_operation(scheduler, engine);
+        }
         let kind = workload::kind(&mut self.random, &self.knobs, mood);
-        let live: Vec<Known> = self.hosts.borrow().live().cloned().collect();
+        let live: Vec<Known> = self.hosts.borrow().writable().cloned().collect();
+        if kind == Kind::Read && self.knobs.layers_per_mille > 0 && self.random.chance(300) {
+            return self.read_snapshot(scheduler, engine);
+        }
         match kind {
             Kind::Volume => return self.volume_operation(scheduler, engine, &live),
             Kind::AddDisk if self.add_disk(scheduler, engine) => return,
@@ -646,7 +636,7 @@ impl<E: Engine> Run<E> {
             Some(Err((_, words))) => return Err(format!("the stop failed: {words}")),
         }
         let mut hosts = self.hosts.borrow_mut();
-        let live: Vec<VolumeNo> = hosts.live().map(|volume| volume.no).collect();
+        let live: Vec<VolumeNo> = hosts.writable().map(|volume| volume.no).collect();
         for volume in live {
             hosts.oracle.flushed(submitted, volume);
         }

@@ -77,6 +77,21 @@ fn a_flushed_write_is_there_after_the_metadata_store_was_lost() {
 }
 
 #[test]
+fn a_write_to_a_deleted_volume_keeps_its_extent_when_a_clone_makes_it_unneeded() {
+    [42, 85, 121, 130].into_iter().for_each(assert_passes);
+}
+
+#[test]
+fn what_clones_share_goes_with_the_last_that_hides_it() {
+    [14, 54, 117, 157].into_iter().for_each(assert_passes);
+}
+
+#[test]
+fn a_snapshot_that_failed_for_a_full_journal_does_not_keep_its_space() {
+    [256, 741].into_iter().for_each(assert_passes);
+}
+
+#[test]
 fn an_overwrite_that_healed_a_block_and_was_not_flushed_may_be_lost_on_the_way_to_another_node() {
     assert_passes(272);
 }

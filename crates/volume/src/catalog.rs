@@ -100,6 +100,17 @@ impl Catalog {
             }
             Delta::LayerGone(id) => {
                 self.layers.remove(id);
+                let gone: Vec<LayerId> = self.folds.keys().copied().filter(|from| self.resolve(*from) == *id).collect();
+                self.folds.retain(|from, _| !gone.contains(from));
+            }
+            Delta::Fold { from, into } => {
+                let parent = self.layers.remove(from).map_or(LayerId(0), |layer| layer.parent);
+                if let Some(heir) = self.layers.get_mut(into) {
+                    heir.parent = parent;
+                }
+                // A chain of folds stays one step long.
+                self.folds.values_mut().filter(|to| *to == from).for_each(|to| *to = *into);
+                self.folds.insert(*from, *into);
             }
             Delta::Volume(volume) => {
                 self.volumes.insert(volume.uuid, volume.clone());

@@ -17,13 +17,15 @@ use sds_io::sync::oneshot;
 use sds_io::{Clock, Io};
 
 use crate::careful::CarefulIo;
+use crate::catalog::LayerEntry;
 use crate::checkpoint::owner_table;
 use crate::core::PoolCore;
 use crate::error::{PoolError, PoolErrorKind};
+use crate::forest::{Needs, Placed, free};
 use crate::image::{OwnerUpdate, record_owners};
 use crate::owner::OwnerTable;
 use crate::place::{
-    ChunkAddr, DiskNo, EXTENTS_PER_PAGE, ExtentId, Lsn, PageKey, RECORDS_PER_ROW, TreeId, is_check_chunk,
+    ChunkAddr, DiskNo, EXTENTS_PER_PAGE, ExtentId, LayerId, Lsn, PageKey, RECORDS_PER_ROW, TreeId, is_check_chunk,
 };
 use crate::pool::Pool;
 use crate::shared::Message;
@@ -40,9 +42,7 @@ const COPY_WORDS: usize = 1024;
 pub enum Finding {
     /// A page's rows can't be read.
     Unreadable(PageKey),
-    /// The page names an extent that it does not have.
-    NoExtent(PageKey, ExtentId),
-    /// An extent that nothing names.
+    /// An extent that no volume and no snapshot needs.
     Unnamed(PageKey, ExtentId),
     /// An extent that belongs to another page.
     Elsewhere(PageKey, ExtentId),
@@ -71,8 +71,7 @@ impl fmt::Display for Finding {
         };
         match self {
             Self::Unreadable(key) => write!(f, "page {} of tree {} can't be read", key.page.0, key.tree.0),
-            Self::NoExtent(key, id) => write!(f, "{} is named and is not there", extent(key, id)),
-            Self::Unnamed(key, id) => write!(f, "{} is there and is not named", extent(key, id)),
+            Self::Unnamed(key, id) => write!(f, "{} is there and nobody needs it", extent(key, id)),
             Self::Elsewhere(key, id) => write!(f, "{} belongs to another page", extent(key, id)),
             Self::NotAllocated(addr, key, id) => write!(f, "{}: free, and {} has it", chunk(addr), extent(key, id)),
             Self::Twice(addr, key, id) => write!(f, "{}: {} has it, and another one", chunk(addr), extent(key, id)),
@@ -368,13 +367,15 @@ impl<E: Io + Clock> PoolCore<E> {
         let ledger = self.shared.ledger();
         let blocks = self.shared.blocks_per_extent();
         let mut look = PageLook { lsn: state.lsn, owners: state.is_clean().then(Vec::new), ..PageLook::default() };
-        let mut named: BTreeSet<ExtentId> = BTreeSet::new();
-        for (_, entries) in &state.layers {
-            for id in entries.iter().filter(|id| **id != ExtentId::HOLE) {
-                named.insert(*id);
-                if state.extent(*id).is_none() {
-                    look.findings.push(Finding::NoExtent(key, *id));
-                }
+        let layers: Vec<&LayerEntry> = ledger.catalog.layers.values().filter(|layer| layer.tree == key.tree).collect();
+        // What a deleted layer had goes page by page.
+        if !layers.iter().any(|layer| layer.deleting) {
+            let needs = Needs { catalog: &ledger.catalog, open: &[] };
+            let views = needs.views(key.tree, None);
+            for slot in state.slots() {
+                let may_be_free = |extent: &Placed| needs.may_be_free(extent.birth, LayerId(0));
+                let free = free(state.placed(slot, &[]), &views, may_be_free);
+                look.findings.extend(free.into_iter().map(|id| Finding::Unnamed(key, id)));
             }
         }
         for extent in state.extents.iter().filter(|extent| extent.pushed) {
@@ -383,10 +384,6 @@ impl<E: Io + Clock> PoolCore<E> {
             let row = record.id.index() / RECORDS_PER_ROW;
             if record.index.0 / EXTENTS_PER_PAGE != key.page.0 || !state.rows.contains(&row) {
                 look.findings.push(Finding::Elsewhere(key, record.id));
-            }
-            let is_base = || state.extents.iter().any(|other| other.record.base == record.id);
-            if !named.contains(&record.id) && !is_base() {
-                look.findings.push(Finding::Unnamed(key, record.id));
             }
             for (_, addr) in record.home.chunks() {
                 if is_check_chunk(addr.chunk) || !ledger.space.is_allocated(addr) {

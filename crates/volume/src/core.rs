@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use sds_block::{BlockError, ErrorKind};
@@ -13,7 +14,9 @@ use sds_io::{Clock, Io};
 use crate::check_space::CheckCache;
 use crate::env::CoreEnv;
 use crate::error::PoolError;
+use crate::forest::View;
 use crate::image::load_page;
+use crate::lock::RangeLocks;
 use crate::page::{Page, PageState};
 use crate::place::{ChunkRun, LayerId, PageKey, TreeId};
 use crate::planted::Defect;
@@ -21,14 +24,17 @@ use crate::quarantine::{InFlight, Quarantined};
 use crate::request::{Part, PartAnswer, PartOp};
 use crate::shared::{PoolDisk, PoolShared, VolumeCounters, lock};
 
+/// How often changes that are under way to a layer that takes none any more are looked for.
+const CHANGES_POLL_MS: u64 = 1;
+
 /// A volume as one core knows it.
 pub struct VolumeCore {
     /// Its name for ever.
     pub uuid: [u8; 16],
-    /// The layer that its writes go to.
-    pub layer: LayerId,
-    /// The layer's tree.
+    /// The layers' tree.
     pub tree: TreeId,
+    /// The layer that its requests are for.
+    live: RefCell<Rc<Live>>,
     /// Its size; grows.
     pub size_bytes: Cell<u64>,
     /// 512 or 4096.
@@ -41,6 +47,45 @@ pub struct VolumeCore {
     pub counters: Arc<VolumeCounters>,
 }
 
+/// A layer as one core knows it.
+#[derive(Debug)]
+pub struct Live {
+    /// What its requests see.
+    pub view: View,
+    /// It is a snapshot.
+    frozen: bool,
+    /// Changes that are under way to it.
+    changes: Cell<usize>,
+}
+
+impl VolumeCore {
+    /// What its requests see now.
+    pub(crate) fn live(&self) -> Rc<Live> {
+        Rc::clone(&self.live.borrow())
+    }
+
+    /// True if it is a snapshot.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.live.borrow().frozen
+    }
+}
+
+/// A change of a layer that is under way: whatever becomes of the volume, it goes to that layer.
+pub(crate) struct Change(Rc<Live>);
+
+impl Change {
+    /// What it sees.
+    pub(crate) fn view(&self) -> &View {
+        &self.0.view
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.0.changes.set(self.0.changes.get() - 1);
+    }
+}
+
 /// One core's share of a pool.
 pub struct PoolCore<E: Io + Clock> {
     /// What all cores share.
@@ -51,6 +96,13 @@ pub struct PoolCore<E: Io + Clock> {
     loading: RefCell<FxHashMap<PageKey, Event>>,
     uses: Cell<u64>,
     pub(crate) volumes: RefCell<FxHashMap<[u8; 16], Rc<VolumeCore>>>,
+    /// Layers that take no requests any more, as long as changes are under way to them.
+    retired: RefCell<Vec<Rc<Live>>>,
+    /// A snapshot is being taken: no change of a volume begins.
+    held: Cell<bool>,
+    released: Event,
+    /// One snapshot at a time.
+    pub(crate) snapshots: RangeLocks,
     pub(crate) inflight: InFlight,
     pub(crate) quarantine: RefCell<Vec<Quarantined>>,
     pub(crate) reclaim: Event,
@@ -78,6 +130,10 @@ impl<E: Io + Clock> PoolCore<E> {
             loading: RefCell::default(),
             uses: Cell::new(0),
             volumes: RefCell::default(),
+            retired: RefCell::default(),
+            held: Cell::default(),
+            released: Event::default(),
+            snapshots: RangeLocks::default(),
             inflight: InFlight::default(),
             quarantine: RefCell::default(),
             reclaim: Event::default(),
@@ -105,16 +161,17 @@ impl<E: Io + Clock> PoolCore<E> {
         if let Some(volume) = self.volumes.borrow().get(&uuid) {
             return Some(Rc::clone(volume));
         }
-        let (entry, tree) = {
+        let (entry, tree, live) = {
             let ledger = self.shared.ledger();
             let entry = ledger.catalog.volumes.get(&uuid)?.clone();
-            let tree = ledger.catalog.layers.get(&entry.layer)?.tree;
-            (entry, tree)
+            let layer = ledger.catalog.layers.get(&entry.layer)?;
+            let view = ledger.catalog.view(layer.id);
+            (entry, layer.tree, Live { view, frozen: layer.frozen, changes: Cell::default() })
         };
         let volume = Rc::new(VolumeCore {
             uuid,
-            layer: entry.layer,
             tree,
+            live: RefCell::new(Rc::new(live)),
             size_bytes: Cell::new(entry.size_bytes),
             logical_block_bytes: entry.logical_block_bytes,
             closed: Cell::new(false),
@@ -134,6 +191,7 @@ impl<E: Io + Clock> PoolCore<E> {
             Some(size) => volume.size_bytes.set(size),
             None => {
                 volume.closed.set(true);
+                self.retire(volume.live());
                 self.release_run(&volume);
                 self.volumes.borrow_mut().remove(&uuid);
                 self.shared.ledger().notify_space();
@@ -141,11 +199,76 @@ impl<E: Io + Clock> PoolCore<E> {
         }
     }
 
+    /// Lets no change of a volume begin, or all that wait.
+    pub(crate) fn hold(&self, on: bool) {
+        self.held.set(on);
+        self.released.notify();
+    }
+
+    /// Volumes that have new layers go on in these.
+    pub(crate) fn switch_layers(&self) {
+        let ledger = self.shared.ledger();
+        for volume in self.volumes.borrow().values() {
+            let Some(layer) = ledger.catalog.volumes.get(&volume.uuid).map(|entry| entry.layer) else { continue };
+            let frozen = ledger.catalog.layers.get(&layer).is_some_and(|layer| layer.frozen);
+            if volume.live().view.layer() != layer {
+                let live = Live { view: ledger.catalog.view(layer), frozen, changes: Cell::default() };
+                self.retire(volume.live.replace(Rc::new(live)));
+            }
+        }
+    }
+
+    /// Ends when no change is under way to the layer, which takes none any more.
+    pub(crate) async fn settle(&self, layer: LayerId) {
+        while self.changes_of(layer) > 0 {
+            self.env.io.sleep(Duration::from_millis(CHANGES_POLL_MS)).await;
+        }
+    }
+
+    /// The layer takes no requests any more; changes may be under way to it.
+    fn retire(&self, live: Rc<Live>) {
+        let mut retired = self.retired.borrow_mut();
+        retired.retain(|live| live.changes.get() > 0);
+        retired.push(live);
+    }
+
+    /// Changes that are under way to a layer that takes no requests any more.
+    fn changes_of(&self, layer: LayerId) -> usize {
+        let retired = self.retired.borrow();
+        retired.iter().filter(|live| live.view.layer() == layer).map(|live| live.changes.get()).sum()
+    }
+
+    /// The layers to which changes may be under way.
+    pub(crate) fn open_layers(&self) -> Vec<LayerId> {
+        let retired = self.retired.borrow();
+        let changing = retired.iter().filter(|live| live.changes.get() > 0).map(|live| live.view.layer());
+        self.volumes.borrow().values().map(|volume| volume.live().view.layer()).chain(changing).collect()
+    }
+
     /// Gives back the space that the volume took in advance.
     pub(crate) fn release_run(&self, volume: &VolumeCore) {
         if let Some(run) = volume.run.take() {
             self.shared.ledger().release_grants(&[run]);
         }
+    }
+
+    /// A change of the volume begins, by one who holds the range that it is to change.
+    ///
+    /// # Errors
+    /// The volume was deleted, or is a snapshot.
+    pub(crate) async fn begin_change(&self, volume: &VolumeCore) -> Result<Change, BlockError> {
+        while self.held.get() {
+            self.released.wait().await;
+        }
+        if volume.closed.get() {
+            return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
+        }
+        let live = volume.live();
+        if live.frozen {
+            return Err(BlockError::new(ErrorKind::ReadOnly, "a snapshot takes no writes"));
+        }
+        live.changes.set(live.changes.get() + 1);
+        Ok(Change(live))
     }
 
     /// Runs a part on a page of this core's.
@@ -158,7 +281,7 @@ impl<E: Io + Clock> PoolCore<E> {
         };
         match &part.op {
             PartOp::Read => {
-                let bytes = self.read(volume, &page, part.start, part.len).await?;
+                let bytes = self.read(&volume.live().view, &page, part.start, part.len).await?;
                 Ok(PartAnswer { bytes, undurable: false })
             }
             PartOp::Write { data, fua } => {

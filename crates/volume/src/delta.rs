@@ -28,15 +28,15 @@ impl Place {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
-    /// A new extent without chunks, all blocks absent; `layer`'s page entry names it from now on.
+    /// A new extent without chunks, all blocks absent, that `layer` bore; or one that is there has this base now.
     Extent {
         /// Where.
         place: Place,
-        /// The layer whose page names it and that bore it.
+        /// The layer that bore it.
         layer: LayerId,
         /// Its id.
         id: ExtentId,
-        /// What its absent blocks read from.
+        /// What its absent blocks read from: a hole is nothing, [`crate::record::BELOW`] what lies under it.
         base: ExtentId,
     },
     /// The extent's chunk slots from `first` lie at `addrs` (and are allocated).
@@ -75,7 +75,7 @@ pub enum Delta {
         /// How many slots.
         count: u8,
     },
-    /// The layer's page entry is `entry` (a hole, or an older extent).
+    /// Engines without snapshots said so of an extent that went; [`Delta::Gone`] says it all.
     Entry {
         /// Where.
         place: Place,
@@ -124,6 +124,13 @@ pub enum Delta {
     Layer(LayerEntry),
     /// The layer is gone.
     LayerGone(LayerId),
+    /// The layer `from` is gone; what it bore counts for its only child, which has its parent now.
+    Fold {
+        /// The layer that goes.
+        from: LayerId,
+        /// Its child.
+        into: LayerId,
+    },
     /// A volume is this.
     Volume(VolumeEntry),
     /// The volume is gone.
@@ -158,6 +165,31 @@ impl Delta {
             Self::Free { .. }
             | Self::Layer(_)
             | Self::LayerGone(_)
+            | Self::Fold { .. }
+            | Self::Volume(_)
+            | Self::VolumeGone { .. }
+            | Self::Disk(_)
+            | Self::Document { .. } => None,
+        }
+    }
+
+    /// The extent that it changes; `None` for all else.
+    #[must_use]
+    pub fn extent(&self) -> Option<ExtentId> {
+        match self {
+            Self::Extent { id, .. }
+            | Self::Chunks { id, .. }
+            | Self::States { id, .. }
+            | Self::Unchunk { id, .. }
+            | Self::Gone { id, .. }
+            | Self::Flip { id, .. } => Some(*id),
+            Self::Entry { .. }
+            | Self::Free { .. }
+            | Self::Row { .. }
+            | Self::PageGone { .. }
+            | Self::Layer(_)
+            | Self::LayerGone(_)
+            | Self::Fold { .. }
             | Self::Volume(_)
             | Self::VolumeGone { .. }
             | Self::Disk(_)

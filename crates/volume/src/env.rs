@@ -54,7 +54,7 @@ pub struct Tuning {
     /// Pages that one checkpoint batch carries: 64 keep RocksDB's batches near 15,000 pages a second.
     pub checkpoint_batch_pages_max: usize,
     /// Memory that the pool's pages of the map may take, a part for each core; a page of extents with a chunk each
-    /// takes 49 KiB.
+    /// takes 53 KiB.
     pub map_cache_bytes_max: usize,
     /// Extents that a volume takes from free space at a time, so that a stream stays sequential on an HDD.
     pub run_extents: u32,

@@ -67,20 +67,12 @@ pub(crate) fn page_rows(key: PageKey, state: &PageState) -> MetaBatch {
     if state.gone {
         batch.push((rows::page_set_key(key), None));
         batch.extend(state.rows.iter().map(|row| (rows::record_key(*row), None)));
-        // Layers of a page that is gone were its live volume's alone.
-        batch.extend(state.gone_layers.iter().map(|layer| (rows::page_key(key, *layer), None)));
+        batch.extend(state.former.iter().map(|layer| (rows::page_key(key, *layer), None)));
         return batch;
     }
-    let set = rows::PageSet {
-        lsn: state.lsn,
-        rows: state.rows.clone(),
-        layers: state.layers.iter().map(|(layer, _)| *layer).collect(),
-    };
+    batch.extend(state.former.iter().map(|layer| (rows::page_key(key, *layer), None)));
+    let set = rows::PageSet { lsn: state.lsn, rows: state.rows.clone(), layers: Vec::new() };
     batch.push((rows::page_set_key(key), Some(set.encode())));
-    for (layer, entries) in &state.layers {
-        let row = rows::PageRow { lsn: state.lsn, entries: state.pushed_entries(entries) };
-        batch.push((rows::page_key(key, *layer), Some(row.encode())));
-    }
     let mut last = None;
     for row in state.dirt.ids.iter().map(|id| id / RECORDS_PER_ROW) {
         if last.replace(row) != Some(row) {
@@ -153,14 +145,10 @@ pub async fn load_page(meta: &dyn MetaStore, key: PageKey, blocks: u32) -> Resul
     let corrupt = |error| PoolError::new(PoolErrorKind::Corrupt, "a MetaStore row is damaged").with_source(error);
     let set = rows::PageSet::decode(&set).map_err(corrupt)?;
     state.lsn = set.lsn;
-    let mut keys: Vec<Vec<u8>> = set.layers.iter().map(|layer| rows::page_key(key, *layer)).collect();
-    keys.extend(set.rows.iter().map(|row| rows::record_key(*row)));
+    state.former = set.layers;
+    let keys = set.rows.iter().map(|row| rows::record_key(*row)).collect();
     let missing = PoolError::new(PoolErrorKind::Corrupt, "a row of the MetaStore is missing");
     let mut values = get(keys).await?.into_iter();
-    for layer in &set.layers {
-        let Some(bytes) = values.next().flatten() else { return Err(missing) };
-        state.layers.push((*layer, rows::PageRow::decode(&bytes).map_err(corrupt)?.entries));
-    }
     for row in &set.rows {
         // A row is stored with its page from the moment that it is granted.
         let Some(bytes) = values.next().flatten() else { return Err(missing) };

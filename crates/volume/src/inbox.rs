@@ -31,14 +31,31 @@ impl<E: Io + Clock> PoolCore<E> {
                     self.env.spawner.spawn(async move { answer.send(core.look(page).await) });
                 }
                 Message::Saved(pages, stored) => self.saved(&pages, stored),
-                Message::DropPage(page, answer) => {
-                    self.env.spawner.spawn(async move { answer.send(core.drop_page(page).await) });
+                Message::SweepPage(page, layer, answer) => {
+                    self.env.spawner.spawn(async move { answer.send(core.sweep_page(page, layer).await) });
                 }
                 Message::RewriteOwners(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.rewrite_owners(page).await) });
                 }
                 Message::ScrubPage(page, answer) => {
                     self.env.spawner.spawn(async move { answer.send(core.scrub_page(page).await) });
+                }
+                Message::Hold(answer) => {
+                    self.hold(true);
+                    answer.send(());
+                }
+                Message::Release(answer) => {
+                    self.switch_layers();
+                    self.hold(false);
+                    answer.send(());
+                }
+                Message::Settle(layers, answer) => {
+                    self.env.spawner.spawn(async move {
+                        for layer in layers {
+                            core.settle(layer).await;
+                        }
+                        answer.send(());
+                    });
                 }
                 Message::VolumeChanged(uuid, answer) => {
                     self.volume_changed(uuid);

@@ -8,6 +8,7 @@
 //! | [`delta`] | every change of map, free space and catalog, as the journal has it |
 //! | [`record`] | an extent's record: where it lies, what each block is |
 //! | [`catalog`] | layers, volumes, disks, documents: the small part of the metadata |
+//! | [`forest`] | layers as trees: what each sees, and what nobody needs any more |
 //! | [`extents`] | the extents of a page in memory |
 //! | [`page`] | a page of the map in memory, with the records of its extents |
 //! | [`lock`] | range locks: overlapping writes are ordered |
@@ -30,7 +31,8 @@
 //! | [`cache`] | which pages of the map stay in memory |
 //! | [`commit`], [`image`], [`checkpoint`] | what is pushed becomes durable, then leaves the journal |
 //! | [`format`], [`recover`], [`import`] | a pool is made, opened, rebuilt from its disks |
-//! | [`inbox`], [`delete`], [`scrub`] | messages between cores; deletions; all seals verified |
+//! | [`inbox`], [`snapshot`], [`delete`] | messages between cores; snapshots and clones; deletions |
+//! | [`scrub`] | all seals verified |
 //! | [`scrub_metadata`] | all copies of metadata verified |
 //! | [`pool`] | the pool as a whole |
 #![forbid(unsafe_code)]
@@ -40,6 +42,7 @@ pub mod place;
 pub mod delta;
 pub mod record;
 pub mod catalog;
+pub mod forest;
 pub mod extents;
 pub mod page;
 pub mod lock;
@@ -74,6 +77,7 @@ mod recover;
 mod import;
 mod rebuild;
 mod inbox;
+mod snapshot;
 mod delete;
 mod scrub;
 mod scrub_metadata;
@@ -89,4 +93,5 @@ pub use scrub::{ScrubDisk, ScrubState, ScrubStatus};
 #[cfg(feature = "planted")]
 pub use seal::SealedBlock;
 pub use shared::PoolShared;
+pub use snapshot::{SNAPSHOT_VOLUMES_MAX, SnapshotSpec};
 pub use volume::Volume;

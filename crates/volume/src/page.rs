@@ -1,26 +1,41 @@
-//! A page of the map in memory: which extents its layers name, and those extents' records.
+//! A page of the map in memory: the records of its extents, and which of them are at each index.
 //!
-//! All references to an extent are at one index of one tree, so a page and the rows of the extent table that were
-//! granted to it hold everything about its extents: they are loaded, changed and checkpointed together, on one core.
+//! All layers of a tree share its pages. Everything about an extent is in its record: the page and the rows of the
+//! extent table that were granted to it are loaded, changed and checkpointed together, on one core. Which extents a
+//! layer has at an index follows from who bore them ([`crate::forest`]); so that is kept in memory alone.
 //!
 //! Live requests and replay change a page by the same method, [`PageState::apply`]. A live write also makes *tentative*
 //! changes before its data is written (an id, chunk addresses): they are in memory only, no reader sees a block of
-//! theirs, and [`PageState::row`] leaves them out of every checkpoint until the delta that makes them real was pushed.
+//! theirs, nothing is looked for under them, and [`PageState::row`] leaves them out of every checkpoint until the delta
+//! that makes them real was pushed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use crate::delta::Delta;
 use crate::extents::{Extent, Extents};
+use crate::forest::{Needs, Placed, View, free};
 use crate::lock::RangeLocks;
 use crate::place::{
-    BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn,
-    PageKey, RECORDS_PER_ROW,
+    BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey,
+    RECORDS_PER_ROW, TreeId,
 };
 use crate::record::{BlockState, Home, Record, RowSlot, States, heap_block};
 
-/// The entries of one layer's version of a page.
-pub type Entries = Box<[ExtentId; EXTENTS_PER_PAGE as usize]>;
+/// An extent at its place in a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    slot: u16,
+    birth: LayerId,
+    id: ExtentId,
+}
+
+impl Entry {
+    /// By place, the newest birth first.
+    const fn order(&self) -> (u16, std::cmp::Reverse<LayerId>) {
+        (self.slot, std::cmp::Reverse(self.birth))
+    }
+}
 
 /// A page of the map, its locks, and who uses it. Stays on its core.
 pub struct Page {
@@ -54,12 +69,14 @@ pub struct Seal {
 #[derive(Debug)]
 pub struct PageState {
     blocks_per_extent: u32,
-    /// Each layer's own version of the page.
-    pub layers: Vec<(LayerId, Entries)>,
+    /// The extents by place, the newest birth first.
+    entries: Vec<Entry>,
     /// The extents of the page by the index of their id.
     pub extents: Extents,
     /// Rows of the extent table that belong to the page.
     pub rows: Vec<u64>,
+    /// Layers of which the MetaStore may have a row that says nothing any more.
+    pub former: Vec<LayerId>,
     /// Ids to give out next; their generation is the one that the new extent gets.
     pub free: Vec<ExtentId>,
     /// The last group that changed the page.
@@ -71,10 +88,8 @@ pub struct PageState {
     /// A checkpoint has an image of the page and has not said yet that it is safe: since when the page was dirty, and
     /// what that image covers.
     pub saving: Option<(Lsn, Dirt)>,
-    /// The page was dropped with its volume.
+    /// The page was dropped with the last layer of its tree.
     pub gone: bool,
-    /// Layers that had a version of the page when it was dropped.
-    pub gone_layers: Vec<LayerId>,
 }
 
 /// What a page's next checkpoint must write beside the page itself.
@@ -128,16 +143,16 @@ impl PageState {
     pub fn empty(blocks_per_extent: u32) -> Self {
         Self {
             blocks_per_extent,
-            layers: Vec::new(),
+            entries: Vec::new(),
             extents: Extents::default(),
             rows: Vec::new(),
+            former: Vec::new(),
             free: Vec::new(),
             lsn: Lsn::default(),
             dirty_since: None,
             dirt: Dirt::default(),
             saving: None,
             gone: false,
-            gone_layers: Vec::new(),
         }
     }
 
@@ -158,32 +173,99 @@ impl PageState {
     /// The memory that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let entries = heap_block(size_of::<[ExtentId; EXTENTS_PER_PAGE as usize]>());
         let lists = [
-            self.layers.capacity() * size_of::<(LayerId, Entries)>(),
+            self.entries.capacity() * size_of::<Entry>(),
             self.rows.capacity() * size_of::<u64>(),
             self.free.capacity() * size_of::<ExtentId>(),
         ];
-        heap_block(size_of::<Page>())
-            + self.layers.len() * entries
-            + lists.into_iter().map(heap_block).sum::<usize>()
-            + self.extents.heap_bytes()
+        heap_block(size_of::<Page>()) + lists.into_iter().map(heap_block).sum::<usize>() + self.extents.heap_bytes()
     }
 
-    /// What `layer`'s page names at `slot`.
+    /// What is at `slot`, the newest birth first.
+    fn at(&self, slot: usize) -> &[Entry] {
+        let start = self.entries.partition_point(|entry| usize::from(entry.slot) < slot);
+        let len = self.entries[start..].iter().take_while(|entry| usize::from(entry.slot) == slot).count();
+        &self.entries[start..start + len]
+    }
+
+    fn place(&mut self, entry: Entry) {
+        match self.entries.binary_search_by_key(&entry.order(), Entry::order) {
+            Ok(at) => self.entries[at] = entry,
+            Err(at) => {
+                if self.entries.len() == self.entries.capacity() {
+                    // As with the extents.
+                    self.entries.reserve_exact(RECORDS_PER_ROW as usize);
+                }
+                self.entries.insert(at, entry);
+            }
+        }
+    }
+
+    /// The extent that `view`'s layer writes at `slot`, tentative or not; `None` if it must bear one.
     #[must_use]
-    pub fn entry(&self, layer: LayerId, slot: usize) -> ExtentId {
-        self.layers.iter().find(|(id, _)| *id == layer).map_or(ExtentId::HOLE, |(_, entries)| entries[slot])
+    pub fn own(&self, view: &View, slot: usize) -> Option<&Extent> {
+        let first = self.at(slot).iter().find(|entry| view.sees(entry.birth))?;
+        if view.owns(first.birth) { self.extent(first.id) } else { None }
     }
 
-    /// Puts `layer`'s entry at `slot`.
-    pub fn set_entry(&mut self, layer: LayerId, slot: usize, entry: ExtentId) {
-        let found = self.layers.iter().position(|(id, _)| *id == layer);
-        let at = found.unwrap_or_else(|| {
-            self.layers.push((layer, Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize])));
-            self.layers.len() - 1
-        });
-        self.layers[at].1[slot] = entry;
+    /// As [`PageState::own`], to change it.
+    pub fn own_mut(&mut self, view: &View, slot: usize) -> Option<&mut Extent> {
+        let id = self.own(view, slot)?.record.id;
+        self.extent_mut(id)
+    }
+
+    /// What `view` sees at `slot`, the newest birth first, without what is tentative.
+    pub fn seen<'a>(&'a self, view: &'a View, slot: usize) -> impl Iterator<Item = &'a Extent> {
+        let entries = self.at(slot).iter().filter(|entry| view.sees(entry.birth));
+        entries.filter_map(|entry| self.extent(entry.id)).filter(|extent| extent.pushed)
+    }
+
+    /// True if several extents are at `slot`.
+    #[must_use]
+    pub fn is_shared(&self, slot: usize) -> bool {
+        self.at(slot).len() > 1
+    }
+
+    /// The slots at which there is an extent, tentative or not.
+    #[must_use]
+    pub fn slots(&self) -> Vec<usize> {
+        let mut slots: Vec<usize> = self.entries.iter().map(|entry| usize::from(entry.slot)).collect();
+        slots.dedup();
+        slots
+    }
+
+    /// What is at `slot` for the rules of [`crate::forest`], when a group will have taken effect after which those of
+    /// `ending` end their chains. An extent that is tentative and not one of these is not there.
+    #[must_use]
+    pub fn placed(&self, slot: usize, ending: &[ExtentId]) -> Vec<Placed> {
+        let placed = |entry: &Entry| {
+            let extent = self.extent(entry.id)?;
+            let (ends, blocks) = (ending.contains(&entry.id), self.blocks_per_extent);
+            let is_there = extent.pushed || ends;
+            let ends = ends || extent.record.ends_chain(blocks);
+            let blank = extent.record.states.none_is_data() && !ending.contains(&entry.id);
+            is_there.then_some(Placed { id: entry.id, birth: entry.birth, ends, blank })
+        };
+        self.at(slot).iter().filter_map(placed).collect()
+    }
+
+    /// The extents at `slot` that no named layer needs, when the group will have taken effect by which `changing`
+    /// changes and those of `ending` end their chains.
+    #[must_use]
+    pub fn unneeded(
+        &self,
+        needs: Needs<'_>,
+        (tree, changing): (TreeId, LayerId),
+        slot: usize,
+        ending: &[ExtentId],
+    ) -> Vec<ExtentId> {
+        let placed = self.placed(slot, ending);
+        let may_be_free = |extent: &Placed| !ending.contains(&extent.id) && needs.may_be_free(extent.birth, changing);
+        if placed.len() < 2 || !placed.iter().any(may_be_free) {
+            return Vec::new();
+        }
+        let views = needs.views(tree, None);
+        free(placed, &views, may_be_free)
     }
 
     /// The extent `id`; `None` if it is not there or of another generation.
@@ -197,12 +279,22 @@ impl PageState {
         self.extents.get_mut(id.index()).filter(|extent| extent.record.id == id)
     }
 
-    /// A new extent at `index` for `layer`, over what the layer has there: tentative until its delta is pushed. `None`
-    /// if the page needs another row of ids.
+    /// A new extent at `index` for `layer`: tentative until its delta is pushed. `None` if the page needs another row
+    /// of ids.
     pub fn bear(&mut self, layer: LayerId, index: ExtentIndex, base: ExtentId) -> Option<ExtentId> {
         let id = self.free.pop()?;
         self.insert(layer, index, id, base, false);
         Some(id)
+    }
+
+    /// Adds an extent as a checkpoint or an import has it.
+    pub fn add(&mut self, extent: Extent) {
+        let Record { id, birth, index, .. } = extent.record;
+        if self.extents.get(id.index()).is_some_and(|old| old.record.id != id) {
+            self.entries.retain(|entry| entry.id.index() != id.index());
+        }
+        self.place(Entry { slot: index.slot() as u16, birth, id });
+        self.extents.insert(extent);
     }
 
     fn insert(&mut self, layer: LayerId, index: ExtentIndex, id: ExtentId, base: ExtentId, pushed: bool) {
@@ -210,8 +302,7 @@ impl PageState {
         let record = Record { id, birth: layer, index, base, home: Home::Nowhere, states };
         let lsn = Lsn::default();
         let extent = Extent { record, lsn, reads: 0, writes: 0, chunks_pushed: 0, pushed, rounds: 0 };
-        self.extents.insert(extent);
-        self.set_entry(layer, index.slot(), id);
+        self.add(extent);
         // Replayed over an import, which finds no row of which nothing is in use.
         let row = id.index() / RECORDS_PER_ROW;
         if !self.rows.contains(&row) {
@@ -233,6 +324,7 @@ impl PageState {
     pub fn load_row(&mut self, row: u64, lsn: Lsn, slots: Vec<RowSlot>) {
         self.rows.push(row);
         self.extents.reserve(slots.len());
+        self.entries.reserve_exact(slots.len());
         let before = self.free.len();
         for (offset, slot) in slots.into_iter().enumerate() {
             let index = row * RECORDS_PER_ROW + offset as u64;
@@ -243,10 +335,14 @@ impl PageState {
                 // Every generation of this index was used: it is never given out again.
                 RowSlot::Empty(_) => {}
                 RowSlot::Taken(record) => {
+                    let Record { id, birth, index, .. } = record;
+                    self.entries.push(Entry { slot: index.slot() as u16, birth, id });
                     self.extents.insert(Extent::stored(record, lsn));
                 }
             }
         }
+        // What earlier rows brought is in order.
+        self.entries.sort_by_key(Entry::order);
         // The last is given out first.
         self.free[before..].reverse();
     }
@@ -271,18 +367,6 @@ impl PageState {
         slots
     }
 
-    /// A layer's entries as a checkpoint stores them: a tentative extent shows what lies under it.
-    #[must_use]
-    pub fn pushed_entries(&self, entries: &Entries) -> Entries {
-        let mut pushed = entries.clone();
-        for entry in pushed.iter_mut() {
-            while let Some(extent) = self.extent(*entry).filter(|extent| !extent.pushed) {
-                *entry = extent.record.base;
-            }
-        }
-        pushed
-    }
-
     /// Applies one delta of the group `lsn` that concerns this page. Idempotent.
     pub fn apply(&mut self, lsn: Lsn, delta: &Delta) {
         self.lsn = self.lsn.max(lsn);
@@ -294,8 +378,9 @@ impl PageState {
                 match self.extent_mut(*id) {
                     Some(extent) => {
                         extent.pushed = true;
-                        // An import may have the extent while replay is still before its birth.
-                        self.set_entry(*layer, place.index.slot(), *id);
+                        extent.record.base = *base;
+                        // An import may have it while replay is before its birth, and at the end of another one there.
+                        self.place(Entry { slot: place.index.slot() as u16, birth: *layer, id: *id });
                     }
                     None => self.insert(*layer, place.index, *id, *base, true),
                 }
@@ -316,7 +401,7 @@ impl PageState {
                 }
             }
             Delta::Unchunk { id, first, count, .. } => self.unchunk(lsn, *id, *first, *count),
-            Delta::Entry { place, layer, entry } => self.set_entry(*layer, place.index.slot(), *entry),
+            Delta::Entry { .. } => {}
             Delta::Gone { id, .. } => self.forget(lsn, *id),
             Delta::Flip { id, home, .. } => self.flip(lsn, *id, home),
             Delta::Row { row, .. } => self.add_row(*row),
@@ -325,12 +410,12 @@ impl PageState {
                 for id in ids {
                     self.forget(lsn, id);
                 }
-                self.gone_layers.extend(self.layers.drain(..).map(|(layer, _)| layer));
                 self.gone = true;
             }
             Delta::Free { .. }
             | Delta::Layer(_)
             | Delta::LayerGone(_)
+            | Delta::Fold { .. }
             | Delta::Volume(_)
             | Delta::VolumeGone { .. }
             | Delta::Disk(_)
@@ -362,6 +447,7 @@ impl PageState {
             | Delta::Free { .. }
             | Delta::Layer(_)
             | Delta::LayerGone(_)
+            | Delta::Fold { .. }
             | Delta::Volume(_)
             | Delta::VolumeGone { .. }
             | Delta::Disk(_)
@@ -392,17 +478,17 @@ impl PageState {
             return;
         }
         let extent = self.extents.remove(id.index()).expect("found above");
+        self.entries.retain(|entry| entry.id != id);
         self.dirt.cleared.extend(extent.record.home.chunks().map(|(_, addr)| (addr, lsn)));
         if id.generation().0 < ExtentId::GENERATION_MAX {
             self.free.push(ExtentId::new(id.index(), Generation(id.generation().0 + 1)));
         }
     }
 
-    /// Where the bytes `[start, start + len)` of the extent at `slot` of `layer` are. Appends to `pieces`.
-    pub fn plan_read(&self, layer: LayerId, slot: usize, start: u64, len: u64, pieces: &mut Vec<Piece>) {
+    /// Where the bytes `[start, start + len)` at `slot` are for `view`. Appends to `pieces`.
+    pub fn plan_read(&self, view: &View, slot: usize, start: u64, len: u64, pieces: &mut Vec<Piece>) {
         let chunk_bytes = u64::from(self.blocks_per_extent) * BLOCK_BYTES / CHUNKS_PER_EXTENT as u64;
-        let top = self.extent(self.entry(layer, slot));
-        if let Some(extent) = top {
+        if let Some(extent) = self.seen(view, slot).next() {
             if let (Home::Run(first), States::AllData | States::AllSealed) =
                 (&extent.record.home, &extent.record.states)
             {
@@ -417,27 +503,26 @@ impl PageState {
         while at < end {
             let block = (at / BLOCK_BYTES) as u32;
             let piece_end = end.min(u64::from(block + 1) * BLOCK_BYTES);
-            let piece = self.plan_block(top, block, at, piece_end - at, chunk_bytes);
+            let piece = plan_block(self.seen(view, slot), block, at, piece_end - at, chunk_bytes);
             push_piece(pieces, chunk_bytes, piece);
             at = piece_end;
         }
     }
+}
 
-    /// Where one block's bytes are: in the first extent of the chain that has the block.
-    fn plan_block(&self, top: Option<&Extent>, block: u32, at: u64, len: u64, chunk_bytes: u64) -> Piece {
-        let mut extent = top;
-        while let Some(found) = extent {
-            match found.record.states.get(block) {
-                BlockState::Zero => break,
-                BlockState::Data | BlockState::Sealed => {
-                    let addr = found.record.home.chunk((at / chunk_bytes) as usize).expect("a data block has a chunk");
-                    return Piece::Disk { addr, within: at % chunk_bytes, len, seal: found.seal(block) };
-                }
-                BlockState::Absent => extent = self.extent(found.record.base),
+/// Where one block's bytes are: in the first extent of the chain that has the block.
+fn plan_block<'a>(chain: impl Iterator<Item = &'a Extent>, block: u32, at: u64, len: u64, chunk_bytes: u64) -> Piece {
+    for found in chain {
+        match found.record.states.get(block) {
+            BlockState::Data | BlockState::Sealed => {
+                let addr = found.record.home.chunk((at / chunk_bytes) as usize).expect("a data block has a chunk");
+                return Piece::Disk { addr, within: at % chunk_bytes, len, seal: found.seal(block) };
             }
+            BlockState::Absent if !found.record.base.is_hole() => {}
+            BlockState::Zero | BlockState::Absent => break,
         }
-        Piece::Zeros { len }
     }
+    Piece::Zeros { len }
 }
 
 /// Appends `piece`, joined to the last one where it goes on from there.
@@ -471,7 +556,7 @@ fn seal_goes_on(seal: Option<Seal>, blocks: u64, next: Option<Seal>) -> bool {
 mod tests {
     use super::*;
     use crate::delta::Place;
-    use crate::place::{BlockNo, DiskNo, TreeId};
+    use crate::place::{BlockNo, DiskNo};
 
     const LAYER: LayerId = LayerId(3);
     const PLACE: Place = Place { tree: TreeId(1), index: ExtentIndex(5) };
@@ -497,7 +582,7 @@ mod tests {
         let (page, id) = page_after_a_first_write();
         assert_eq!(id, ExtentId::new(128, Generation(1)));
         let mut pieces = Vec::new();
-        page.plan_read(LAYER, 5, 0, 65536, &mut pieces);
+        page.plan_read(&View::alone(LAYER), 5, 0, 65536, &mut pieces);
         let data = Piece::Disk { addr: addr(7), within: 4096, len: 8192, seal: None };
         assert_eq!(pieces, [Piece::Zeros { len: 4096 }, data, Piece::Zeros { len: 65536 - 12288 }]);
     }
@@ -509,7 +594,7 @@ mod tests {
         page.apply(Lsn(3), &states(3, BlockState::Data));
         page.apply(Lsn(4), &states(2, BlockState::Sealed));
         let mut pieces = Vec::new();
-        page.plan_read(LAYER, 5, 4096, 16384, &mut pieces);
+        page.plan_read(&View::alone(LAYER), 5, 4096, 16384, &mut pieces);
         let piece = |block: u64, blocks: u64, sealed: bool| {
             let seal = sealed.then_some(Seal { id, block: block as u32, lsn: Lsn(4) });
             Piece::Disk { addr: addr(7), within: block * 4096, len: blocks * 4096, seal }
@@ -526,7 +611,7 @@ mod tests {
         let RowSlot::Taken(record) = &row[0] else { panic!("the pushed extent") };
         assert_eq!(record.home.chunks().collect::<Vec<_>>(), [(0, addr(7))]);
         assert_eq!(row[(tentative.index() - 128) as usize], RowSlot::Empty(Generation(0)));
-        assert_eq!(page.pushed_entries(&page.layers[0].1)[6], ExtentId::HOLE);
+        assert_eq!(page.seen(&View::alone(LAYER), 6).count(), 0);
     }
 
     #[test]

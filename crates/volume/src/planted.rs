@@ -60,6 +60,14 @@ defects! {
     SealUnchecked: "seal_unchecked",
     /// An extent is sealed while a write to it is under way.
     SealUnlocked: "seal_unlocked",
+    /// A discard of what a snapshot has leaves it to be seen.
+    DiscardShowsOld: "discard_shows_old",
+    /// Only the newest extent of a chain counts as needed.
+    ChainForgotten: "chain_forgotten",
+    /// Cores switch to a volume's new layer one after the other, and hold no writes meanwhile.
+    SnapshotUnheld: "snapshot_unheld",
+    /// A snapshot is there before the writes have ended that began before it.
+    SnapshotEarly: "snapshot_early",
     /// A discard of a part of an extent leaves its blocks data.
     DiscardKeepsData: "discard_keeps_data",
     /// Freed chunks are given out at once: before the freeing delta is durable and old I/O has ended.

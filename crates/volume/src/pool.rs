@@ -26,6 +26,7 @@ use crate::place::{BLOCK_BYTES, DiskNo, LayerId, TreeId};
 use crate::planted::Defect;
 use crate::recover::{Member, Opened, Recovered, recover};
 use crate::shared::{CheckpointRequest, CommitRequest, Message, PoolDisk, PoolShared, SealCounters, lock};
+use crate::snapshot::forsake_orphans;
 use crate::volume::Volume;
 
 /// The longest key of a document, in bytes.
@@ -33,7 +34,7 @@ pub const DOCUMENT_KEY_BYTES_MAX: usize = 255;
 /// The largest document, in bytes.
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 /// What a catalog entry takes beside its texts, rounded up.
-const CATALOG_ENTRY_BYTES: usize = 256;
+pub(crate) const CATALOG_ENTRY_BYTES: usize = 256;
 
 /// A pool on one core. Cheap to clone.
 pub struct Pool<E: Io + Clock>(Rc<PoolCore<E>>);
@@ -122,7 +123,9 @@ pub struct VolumeStatus {
     pub size_bytes: u64,
     /// 512 or 4096.
     pub logical_block_bytes: u32,
-    /// Bytes of the pool that it has.
+    /// It takes no writes.
+    pub is_snapshot: bool,
+    /// Bytes of the pool that it has, together with its snapshots, their clones, and what these are of.
     pub allocated_bytes: u64,
     /// Reads since the pool was opened.
     pub reads: u64,
@@ -169,9 +172,10 @@ impl<E: Io + Clock> Pool<E> {
         let (checkpoints, checkpoint_requests) = channel();
         let (inboxes, receivers) = (0..world.cores).map(|_| channel()).map(|(s, r)| (s, Some(r))).unzip();
         let disks = opened.members.into_iter().map(|member| Arc::new(pool_disk(&env.io, member))).collect();
-        let deleting: Vec<LayerEntry> =
-            opened.catalog.layers.values().filter(|layer| layer.deleting).cloned().collect();
-        let mut ledger = Ledger::new(opened.checkpointed, opened.ring, opened.space, opened.catalog, world.planted);
+        let mut catalog = opened.catalog;
+        forsake_orphans(&mut catalog);
+        let deleting: Vec<LayerEntry> = catalog.layers.values().filter(|layer| layer.deleting).cloned().collect();
+        let mut ledger = Ledger::new(opened.checkpointed, opened.ring, opened.space, catalog, world.planted);
         ledger.deletions = deleting.len();
         ledger.set_room(opened.journal.room());
         let shared = Arc::new(PoolShared {
@@ -300,6 +304,9 @@ impl<E: Io + Clock> Pool<E> {
         check_size(size_bytes)?;
         self.change_catalog(0, |ledger| {
             let volume = ledger.catalog.volumes.get(&uuid).ok_or_else(no_volume)?;
+            if ledger.catalog.layers.get(&volume.layer).is_some_and(|layer| layer.frozen) {
+                return Err(PoolError::new(PoolErrorKind::InvalidField, "size: a snapshot keeps its own"));
+            }
             if size_bytes < volume.size_bytes {
                 let what = "size: a volume only grows, at least so many bytes are accepted";
                 return Err(PoolError::new(PoolErrorKind::InvalidField, what).with_value(volume.size_bytes));
@@ -322,7 +329,6 @@ impl<E: Io + Clock> Pool<E> {
             let layer = ledger.catalog.layers.get(&volume.layer).expect("a volume has a layer");
             let size = volume.size_bytes;
             let layer = LayerEntry { named: false, deleting: true, inherit_limit_bytes: size, ..layer.clone() };
-            ledger.deletions += 1;
             deleting = Some(layer.clone());
             Ok(vec![Delta::Layer(layer), Delta::VolumeGone { uuid }])
         })
@@ -330,9 +336,14 @@ impl<E: Io + Clock> Pool<E> {
         self.tell_all(|answer| Message::VolumeChanged(uuid, answer)).await;
         lock(&self.0.shared.counters).remove(&uuid);
         if let Some(layer) = deleting {
-            self.0.env.spawner.spawn(Rc::clone(&self.0).delete_layer(layer));
+            self.begin_deletion(layer);
         }
         Ok(())
+    }
+
+    pub(crate) fn begin_deletion(&self, layer: LayerEntry) {
+        self.0.shared.ledger().deletions += 1;
+        self.0.env.spawner.spawn(Rc::clone(&self.0).delete_layer(layer));
     }
 
     /// Stores (`None`: removes) a document of the control plane; durable when this returns.
@@ -501,12 +512,13 @@ impl<E: Io + Clock> Pool<E> {
         let counters = lock(&shared.counters).get(&uuid).cloned().unwrap_or_default();
         let ledger = shared.ledger();
         let volume = ledger.catalog.volumes.get(&uuid)?;
-        let tree = ledger.catalog.layers.get(&volume.layer)?.tree;
-        let chunks = ledger.catalog.chunks.get(&tree).copied().unwrap_or(0);
+        let layer = ledger.catalog.layers.get(&volume.layer)?;
+        let chunks = ledger.catalog.chunks.get(&layer.tree).copied().unwrap_or(0);
         Some(VolumeStatus {
             uuid,
             size_bytes: volume.size_bytes,
             logical_block_bytes: volume.logical_block_bytes,
+            is_snapshot: layer.frozen,
             allocated_bytes: chunks * shared.chunk_bytes(),
             reads: counters.iter().map(|counters| counters.reads.load(Ordering::Relaxed)).sum(),
             writes: counters.iter().map(|counters| counters.writes.load(Ordering::Relaxed)).sum(),
@@ -576,21 +588,17 @@ impl<E: Io + Clock> Pool<E> {
 
     /// Pushes what `change` says of the catalog, durably; it is called under the ledger's lock, again while the ring is
     /// full, and refuses what is not to be.
-    async fn change_catalog(
+    pub(crate) async fn change_catalog(
         &self,
         more_bytes: usize,
         mut change: impl FnMut(&mut Ledger) -> Result<Vec<Delta>, PoolError>,
     ) -> Result<(), PoolError> {
         let shared = &self.0.shared;
-        let bytes_max = shared.disks().iter().map(|disk| catalog_bytes_max(&disk.layout)).min().unwrap_or(0);
         let _permit = shared.admit().await?;
         loop {
+            self.catalog_has_room(more_bytes)?;
             let pushed = {
                 let mut ledger = shared.ledger();
-                if more_bytes > 0 && encode_catalog(&ledger.catalog).len() + more_bytes > bytes_max {
-                    let what = "the pool's catalog is full, its bytes at the most";
-                    return Err(PoolError::new(PoolErrorKind::NoSpace, what).with_value(bytes_max as u64));
-                }
                 let deltas = change(&mut ledger)?;
                 ledger.push(&deltas)
             };
@@ -602,8 +610,22 @@ impl<E: Io + Clock> Pool<E> {
         }
     }
 
+    /// Refuses `more_bytes` of catalog that the smallest disk's slot has no room for.
+    pub(crate) fn catalog_has_room(&self, more_bytes: usize) -> Result<(), PoolError> {
+        let shared = &self.0.shared;
+        let bytes_max = shared.disks().iter().map(|disk| catalog_bytes_max(&disk.layout)).min().unwrap_or(0);
+        if more_bytes > 0 && encode_catalog(&shared.ledger().catalog).len() + more_bytes > bytes_max {
+            let what = "the pool's catalog is full, its bytes at the most";
+            return Err(PoolError::new(PoolErrorKind::NoSpace, what).with_value(bytes_max as u64));
+        }
+        Ok(())
+    }
+
     /// Sends a message to each core and waits for all answers.
-    async fn tell_all<T>(&self, message: impl Fn(sds_io::sync::OneshotSender<T>) -> Message) -> Vec<Option<T>> {
+    pub(crate) async fn tell_all<T>(
+        &self,
+        message: impl Fn(sds_io::sync::OneshotSender<T>) -> Message,
+    ) -> Vec<Option<T>> {
         let mut answers = Vec::new();
         for inbox in &self.0.shared.inboxes {
             let (sender, receiver) = oneshot();
@@ -622,7 +644,7 @@ fn check_whole_blocks<'a>(block_bytes: u32, disks: impl IntoIterator<Item = &'a 
     Err(PoolError::new(PoolErrorKind::PhysicalBlock, what).with_value(block_bytes.into()).with_source(source))
 }
 
-fn no_volume() -> PoolError {
+pub(crate) fn no_volume() -> PoolError {
     PoolError::new(PoolErrorKind::NotFound, "there is no volume of this uuid")
 }
 

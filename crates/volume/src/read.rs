@@ -9,7 +9,8 @@ use sds_block::{BlockError, ErrorKind};
 use sds_io::sync::join_all;
 use sds_io::{Buffer, Clock, Io, ReadBytes, Segment, Slice};
 
-use crate::core::{PoolCore, VolumeCore};
+use crate::core::PoolCore;
+use crate::forest::View;
 use crate::page::{Page, Piece, Seal};
 use crate::place::{BLOCK_BYTES, ChunkAddr};
 use crate::request::{disk_error, spans};
@@ -19,16 +20,16 @@ use crate::seal::SealedRun;
 const READS_AGAIN_MAX: u32 = 100;
 
 impl<E: Io + Clock> PoolCore<E> {
-    /// The bytes `[start, start + len)` of the page, as `volume` sees it.
+    /// The bytes `[start, start + len)` of the page, as `view` sees it.
     pub(crate) async fn read(
         &self,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         len: u64,
     ) -> Result<ReadBytes, BlockError> {
         for _ in 0..=READS_AGAIN_MAX {
-            if let Some(bytes) = self.read_once(volume, page, start, len).await? {
+            if let Some(bytes) = self.read_once(view, page, start, len).await? {
                 return Ok(bytes);
             }
         }
@@ -38,14 +39,14 @@ impl<E: Io + Clock> PoolCore<E> {
     /// `None`: to be read again.
     async fn read_once(
         &self,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         len: u64,
     ) -> Result<Option<ReadBytes>, BlockError> {
         // Entered before the map is looked at: from here on no chunk that we find is given to anybody else.
         let _inflight = self.inflight.enter();
-        let pieces = self.plan(volume, page, start, len);
+        let pieces = self.plan(view, page, start, len);
         let mut bytes = ReadBytes::default();
         if let [piece] = pieces[..] {
             let Some(segment) = self.read_piece(page, piece).await? else { return Ok(None) };
@@ -60,13 +61,13 @@ impl<E: Io + Clock> PoolCore<E> {
         Ok(Some(bytes))
     }
 
-    fn plan(&self, volume: &VolumeCore, page: &Rc<Page>, start: u64, len: u64) -> Vec<Piece> {
+    fn plan(&self, view: &View, page: &Rc<Page>, start: u64, len: u64) -> Vec<Piece> {
         let mut pieces = Vec::with_capacity(1);
         let mut state = page.state.borrow_mut();
         for span in spans(start, len, self.shared.extent_bytes) {
-            state.plan_read(volume.layer, span.slot, span.start, span.len, &mut pieces);
-            let id = state.entry(volume.layer, span.slot);
-            if let Some(extent) = state.extent_mut(id) {
+            state.plan_read(view, span.slot, span.start, span.len, &mut pieces);
+            let top = state.seen(view, span.slot).next().map(|extent| extent.record.id);
+            if let Some(extent) = top.and_then(|id| state.extent_mut(id)) {
                 extent.reads = extent.reads.saturating_add(1);
             }
         }

@@ -115,9 +115,8 @@ impl Rebuild {
                 page.rows.push(row);
             }
             self.catalog.next_row = self.catalog.next_row.max(row + 1);
-            page.set_entry(birth, place.slot(), id);
             page.dirt.ids.insert(index);
-            page.extents.insert(Extent::stored(record, found.lsn));
+            page.add(Extent::stored(record, found.lsn));
         }
         self.batch.extend(page_rows(key, &page));
         self.batch_pages += 1;
@@ -185,6 +184,9 @@ fn take(extents: &mut Extents, stale: &mut Vec<(Lsn, ChunkAddr)>, claim: &Claim,
             continue;
         }
         stale.extend(found.chunks[slot].replace((entry.lsn, addr(at))));
+        if entry.lsn >= found.lsn {
+            found.entry.base = entry.base;
+        }
         found.lsn = found.lsn.max(entry.lsn);
         let first = slot as u32 * per_chunk;
         match entry.whole_run {

@@ -295,6 +295,18 @@ impl States {
         })
     }
 
+    /// True if each of the extent's `blocks` blocks is data or zero.
+    #[must_use]
+    pub fn none_is_absent(&self, blocks: u32) -> bool {
+        match self {
+            Self::AllData | Self::AllSealed => true,
+            Self::Few { .. } | Self::Mixed(_) => masks(0, blocks).all(|(word, bits)| {
+                let (data, zero) = self.word(word);
+                (data | zero) & bits == bits
+            }),
+        }
+    }
+
     /// True if some block is data and not sealed.
     #[must_use]
     pub fn any_unsealed(&self) -> bool {
@@ -324,6 +336,10 @@ impl States {
     }
 }
 
+/// The base of an extent whose absent blocks are those of the births before, whatever they are. No extent has this id:
+/// generations begin with 1.
+pub const BELOW: ExtentId = ExtentId(1);
+
 /// An extent as the extent table has it: what is the same for every layer that shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -333,12 +349,20 @@ pub struct Record {
     pub birth: LayerId,
     /// Its place in the tree.
     pub index: ExtentIndex,
-    /// What absent blocks read from.
+    /// What absent blocks read from: a hole is nothing, [`BELOW`] what lies under the extent.
     pub base: ExtentId,
     /// Where it lies.
     pub home: Home,
     /// What its blocks are.
     pub states: States,
+}
+
+impl Record {
+    /// True if nothing under it is seen through it: it inherits nothing, or has every one of `blocks` blocks.
+    #[must_use]
+    pub fn ends_chain(&self, blocks: u32) -> bool {
+        self.base.is_hole() || self.states.none_is_absent(blocks)
+    }
 }
 
 /// A slot of a row of the extent table.

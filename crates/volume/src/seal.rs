@@ -16,9 +16,10 @@ use std::time::Duration;
 use sds_block::{BlockError, ErrorKind};
 use sds_io::{Clock, Io, Slice};
 
-use crate::core::{PoolCore, VolumeCore};
+use crate::core::PoolCore;
 use crate::delta::{Delta, Place};
 use crate::extents::Extent;
+use crate::forest::View;
 use crate::page::{Page, Seal};
 use crate::place::{
     BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn, PageKey,
@@ -163,7 +164,7 @@ impl<E: Io + Clock> PoolCore<E> {
     /// keep theirs until they are written: see [`PoolCore::heal`].
     pub(crate) async fn unseal(
         self: &Rc<Self>,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         len: u64,
@@ -172,15 +173,13 @@ impl<E: Io + Clock> PoolCore<E> {
             let state = page.state.borrow();
             let sealed = |span: &Span| {
                 let (first, count) = blocks_of(*span);
-                let extent = state.extent(state.entry(volume.layer, span.slot));
-                let extent = extent.filter(|extent| extent.record.birth == volume.layer);
-                extent.is_some_and(|extent| extent.record.states.any_sealed(first, count))
+                state.own(view, span.slot).is_some_and(|extent| extent.record.states.any_sealed(first, count))
             };
             spans(start, len, self.shared.extent_bytes).filter(sealed).collect()
         };
         let mut replaced = Vec::new();
         for span in sealed {
-            replaced.extend(self.unseal_span(volume, page, span).await?);
+            replaced.extend(self.unseal_span(view, page, span).await?);
         }
         self.wait_unsealed(page).await?;
         Ok(replaced)
@@ -204,7 +203,7 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Unseals the chunks that the span touches, but for the blocks that are bad; those of them that the span replaces.
     async fn unseal_span(
         self: &Rc<Self>,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         span: Span,
     ) -> Result<Vec<BadBlock>, BlockError> {
@@ -214,7 +213,9 @@ impl<E: Io + Clock> PoolCore<E> {
         let (first, count) = blocks_of(span);
         let chunks = first / per_chunk * per_chunk..(first + count).next_multiple_of(per_chunk);
         let replaced = span.start.div_ceil(BLOCK_BYTES) as u32..((span.start + span.len) / BLOCK_BYTES) as u32;
-        let id = page.state.borrow().entry(volume.layer, span.slot);
+        let Some(id) = page.state.borrow().own(view, span.slot).map(|extent| extent.record.id) else {
+            return Ok(Vec::new());
+        };
         let mut bad = match self.shared.planted.has(Defect::UnsealUnverified) {
             false => self.bad_blocks(page, id, chunks.clone()).await,
             true => Vec::new(),

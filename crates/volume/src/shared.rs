@@ -22,7 +22,7 @@ use crate::layout::disk::DiskLayout;
 use crate::layout::label::Label;
 use crate::ledger::Ledger;
 use crate::owner::TableLook;
-use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, Lsn, PageKey, TreeId};
+use crate::place::{BLOCK_BYTES, CHUNKS_PER_EXTENT, ChunkAddr, DiskNo, LayerId, Lsn, PageKey, TreeId};
 use crate::planted::Planted;
 use crate::request::{Part, PartAnswer};
 use crate::scrub::Scrub;
@@ -75,12 +75,18 @@ pub enum Message {
     Look(PageKey, OneshotSender<Result<PageLook, BlockError>>),
     /// These pages are in the MetaStore now (or not: they are as dirty as before).
     Saved(Vec<PageKey>, bool),
-    /// The page's volume is gone: free all that it has.
-    DropPage(PageKey, OneshotSender<Result<(), PoolError>>),
+    /// The layer is being deleted: free what nobody needs any more of the page.
+    SweepPage(PageKey, LayerId, OneshotSender<Result<(), PoolError>>),
     /// Have the next checkpoint write all owner entries of the page.
     RewriteOwners(PageKey, OneshotSender<Result<(), BlockError>>),
     /// Verify what is sealed in the page, for the scrub that is running.
     ScrubPage(PageKey, OneshotSender<Result<(), PoolError>>),
+    /// Let no change of a volume begin.
+    Hold(OneshotSender<()>),
+    /// Look up the layers of all volumes again, and let changes begin.
+    Release(OneshotSender<()>),
+    /// Answer when no change is under way to these layers, which take none any more.
+    Settle(Vec<LayerId>, OneshotSender<()>),
     /// A volume was resized or deleted: look it up again.
     VolumeChanged([u8; 16], OneshotSender<()>),
     /// Give back free space that was taken in advance; answer when done.
@@ -279,20 +285,6 @@ impl PoolShared {
     pub(crate) fn begin_checkpoint(&self) {
         if !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
             self.checkpoints.send(CheckpointRequest::Soon);
-        }
-    }
-
-    /// Pushes a group, waiting for commits while the ring is full.
-    ///
-    /// # Errors
-    /// As [`PoolShared::commit`].
-    pub(crate) async fn push(&self, deltas: &[Delta]) -> Result<Lsn, PoolError> {
-        loop {
-            let pushed = self.ledger().push(deltas);
-            match pushed {
-                Ok(lsn) => return Ok(lsn),
-                Err(_) => self.commit().await?,
-            }
         }
     }
 

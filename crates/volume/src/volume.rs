@@ -232,7 +232,7 @@ impl<E: Io + Clock> Device for Volume<E> {
             physical_block_bytes: BLOCK_BYTES as u32,
             blocks: LbaCount(self.volume.size_bytes.get() / u64::from(unit)),
             write_cache: true,
-            read_only: false,
+            read_only: self.volume.is_frozen(),
             discard_granularity_bytes: self.core.shared.chunk_bytes() as u32,
             optimal_transfer_bytes: self.core.shared.extent_bytes as u32,
             uuid: self.volume.uuid,

@@ -16,12 +16,46 @@ use sds_io::{Buffer, Clock, Io, Slice};
 use crate::core::{PoolCore, VolumeCore};
 use crate::delta::{Delta, Place};
 use crate::extents::Extent;
+use crate::forest::{Needs, View};
+use crate::ledger::Ledger;
 use crate::page::{Page, PageState};
-use crate::place::{BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn};
+use crate::place::{
+    BLOCK_BYTES, BlockNo, CHUNKS_PER_EXTENT, ChunkAddr, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Lsn, PageKey,
+};
 use crate::planted::Defect;
-use crate::quarantine::runs_of;
-use crate::record::BlockState;
+use crate::quarantine::{Quarantined, runs_of};
+use crate::record::{BELOW, BlockState};
 use crate::request::{Span, disk_error, spans};
+use crate::ring::RingFull;
+
+/// What a change makes of its blocks.
+#[derive(Clone)]
+pub(crate) enum Content {
+    /// They are these bytes.
+    Data(Slice),
+    /// So many bytes, whole blocks, are zeros whatever lies under them.
+    Zeros(u64),
+    /// The extent inherits nothing any more: its first block is named to get it a chunk, which tells an import of it.
+    Nothing,
+}
+
+impl Content {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Zeros(len) => *len,
+            Self::Nothing => BLOCK_BYTES,
+        }
+    }
+
+    const fn state(&self) -> Option<BlockState> {
+        match self {
+            Self::Data(_) => Some(BlockState::Data),
+            Self::Zeros(_) => Some(BlockState::Zero),
+            Self::Nothing => None,
+        }
+    }
+}
 
 /// A contiguous write to one disk.
 struct Piece {
@@ -43,12 +77,14 @@ impl<E: Io + Clock> PoolCore<E> {
         let len = data.len() as u64;
         let unlocked = self.shared.planted.has(Defect::PartialUnlocked) && (start | len) % BLOCK_BYTES != 0;
         let mut range = page.locks.lock(if unlocked { 0..0 } else { blocks_in(start, len) }).await;
-        if self.lacks_chunks(volume, &page.state.borrow(), start, len) {
+        let mut change = self.begin_change(volume).await?;
+        if self.lacks_chunks(change.view(), &page.state.borrow(), start, len) {
             // A chunk is given a place by one who holds all of it, so that it can take the chunk back.
-            drop(range);
+            drop((range, change));
             range = page.locks.lock(self.whole_chunks(start, len)).await;
+            change = self.begin_change(volume).await?;
         }
-        let written = self.write_locked(volume, page, start, data, fua).await;
+        let written = self.write_locked(volume, change.view(), page, start, data, fua).await;
         drop(range);
         written
     }
@@ -57,37 +93,47 @@ impl<E: Io + Clock> PoolCore<E> {
     pub(crate) async fn write_locked(
         self: &Rc<Self>,
         volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         data: Slice,
         fua: bool,
     ) -> Result<bool, BlockError> {
-        if volume.closed.get() {
-            return Err(BlockError::new(ErrorKind::DeviceGone, "the volume was deleted"));
-        }
         let len = data.len() as u64;
-        let bad = self.unseal(volume, page, start, len).await?;
-        if let Some(depends_on) = self.overwrites(volume, page, start, len) {
+        let bad = self.unseal(view, page, start, len).await?;
+        if let Some(depends_on) = self.overwrites(view, page, start, len) {
             // FUA alone makes the data durable if nothing that its blocks depend on is still undurable.
             let pending = depends_on > self.shared.ledger().durable;
             let durable = fua && (!pending || self.shared.planted.has(Defect::FuaIgnoresPending));
-            self.write_pieces(volume, page, start, &data, durable).await?;
+            self.write_pieces(view, page, start, &data, durable).await?;
             self.heal(page, &bad).await?;
             return Ok(fua && (!durable || !bad.is_empty()));
         }
+        self.change_blocks(volume, view, page, start, Content::Data(data)).await?;
+        self.heal(page, &bad).await?;
+        Ok(fua)
+    }
+
+    /// Makes the blocks at byte `start` of the page what `content` says, by one who holds all chunks that have no place
+    /// yet; waits for space that is on its way.
+    pub(crate) async fn change_blocks(
+        self: &Rc<Self>,
+        volume: &VolumeCore,
+        view: &View,
+        page: &Rc<Page>,
+        start: u64,
+        content: Content,
+    ) -> Result<(), BlockError> {
         let mut freed = None;
         for _ in 0..=2 * self.shared.tuning.space_waits_max {
             let permit = self.shared.admit().await?;
-            let written = self.write_first(volume, page, start, data.clone()).await;
-            if written.is_err() {
-                self.take_back(volume, page, start, len);
+            let changed = self.change_once(volume, view, page, start, &content).await;
+            if changed.is_err() {
+                self.take_back(view, page, start, content.bytes());
             }
             drop(permit);
-            match written {
-                Ok(()) => {
-                    self.heal(page, &bad).await?;
-                    return Ok(fua);
-                }
+            match changed {
+                Ok(()) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::NoSpace => {}
                 Err(error) => return Err(error),
             }
@@ -106,21 +152,26 @@ impl<E: Io + Clock> PoolCore<E> {
         Err(BlockError::new(ErrorKind::NoSpace, "the pool has no free chunk"))
     }
 
-    /// Writes where blocks are not data yet: places, whole blocks, data, then the map.
-    async fn write_first(
+    /// Places, whole blocks, data, then the map.
+    async fn change_once(
         self: &Rc<Self>,
         volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
-        data: Slice,
+        content: &Content,
     ) -> Result<(), BlockError> {
-        self.prepare(volume, page, start, data.len() as u64).await?;
-        let (start, data) = self.fill_edges(volume, page, start, data).await?;
+        self.prepare(volume, view, page, start, content).await?;
+        let Content::Data(data) = content else {
+            return self.publish(view, page, start, content.bytes(), content.state()).await;
+        };
+        let (start, data) = self.fill_edges(view, page, start, data.clone()).await?;
+        let (len, state) = (data.len() as u64, content.state());
         if self.shared.planted.has(Defect::MapBeforeData) {
-            self.publish(volume, page, start, data.len() as u64).await?;
+            self.publish(view, page, start, len, state).await?;
         }
-        self.write_pieces(volume, page, start, &data, false).await?;
-        self.publish(volume, page, start, data.len() as u64).await
+        self.write_pieces(view, page, start, &data, false).await?;
+        self.publish(view, page, start, len, state).await
     }
 
     /// The blocks of all chunks that the range touches.
@@ -131,14 +182,11 @@ impl<E: Io + Clock> PoolCore<E> {
         first / BLOCK_BYTES..end / BLOCK_BYTES
     }
 
-    /// True if a chunk that the range touches has no place in an extent of `volume`'s layer.
-    fn lacks_chunks(&self, volume: &VolumeCore, state: &PageState, start: u64, len: u64) -> bool {
-        spans(start, len, self.shared.extent_bytes).any(|span| {
-            let extent = state.extent(state.entry(volume.layer, span.slot));
-            match extent.filter(|extent| extent.record.birth == volume.layer) {
-                Some(extent) => self.slots(span).any(|slot| extent.record.home.chunk(slot).is_none()),
-                None => true,
-            }
+    /// True if a chunk that the range touches has no place in an extent of `view`'s layer.
+    fn lacks_chunks(&self, view: &View, state: &PageState, start: u64, len: u64) -> bool {
+        spans(start, len, self.shared.extent_bytes).any(|span| match state.own(view, span.slot) {
+            Some(extent) => self.slots(span).any(|slot| extent.record.home.chunk(slot).is_none()),
+            None => true,
         })
     }
 
@@ -149,13 +197,11 @@ impl<E: Io + Clock> PoolCore<E> {
     }
 
     /// A write was refused: the places that it got and no delta tells of are free again.
-    fn take_back(&self, volume: &VolumeCore, page: &Rc<Page>, start: u64, len: u64) {
+    fn take_back(&self, view: &View, page: &Rc<Page>, start: u64, len: u64) {
         let mut chunks = Vec::new();
         let mut state = page.state.borrow_mut();
         for span in spans(start, len, self.shared.extent_bytes) {
-            let id = state.entry(volume.layer, span.slot);
-            let ours = state.extent_mut(id).filter(|extent| extent.record.birth == volume.layer);
-            let Some(extent) = ours else { continue };
+            let Some(extent) = state.own_mut(view, span.slot) else { continue };
             for slot in self.slots(span).filter(|slot| extent.chunks_pushed & 1 << slot == 0) {
                 chunks.extend(extent.record.home.chunk(slot));
                 extent.record.home.set(slot, None);
@@ -165,14 +211,13 @@ impl<E: Io + Clock> PoolCore<E> {
         self.shared.ledger().release_grants(&runs_of(chunks));
     }
 
-    /// If every touched block is data of an extent that `volume` may write in place: the last group that changed one of
+    /// If every touched block is data of an extent that `view` may write in place: the last group that changed one of
     /// these extents.
-    fn overwrites(&self, volume: &VolumeCore, page: &Rc<Page>, start: u64, len: u64) -> Option<Lsn> {
+    fn overwrites(&self, view: &View, page: &Rc<Page>, start: u64, len: u64) -> Option<Lsn> {
         let mut state = page.state.borrow_mut();
         let mut depends_on = Lsn::default();
         for span in spans(start, len, self.shared.extent_bytes) {
-            let id = state.entry(volume.layer, span.slot);
-            let extent = state.extent_mut(id).filter(|extent| extent.record.birth == volume.layer)?;
+            let extent = state.own_mut(view, span.slot)?;
             let (first, count) = blocks_of(span);
             if !extent.record.states.all_data(first, count) || !self.takes_sectors(extent, span) {
                 return None;
@@ -200,13 +245,15 @@ impl<E: Io + Clock> PoolCore<E> {
     async fn prepare(
         self: &Rc<Self>,
         volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
-        len: u64,
+        content: &Content,
     ) -> Result<(), BlockError> {
-        let spans: Vec<Span> = spans(start, len, self.shared.extent_bytes).collect();
+        let base = if view.inherits() && !matches!(content, Content::Nothing) { BELOW } else { ExtentId::HOLE };
+        let spans: Vec<Span> = spans(start, content.bytes(), self.shared.extent_bytes).collect();
         for span in spans {
-            let id = self.extent_for(volume, page, span.slot).await?;
+            let id = self.extent_for(view, page, span.slot, base).await?;
             loop {
                 let missing = self.missing_chunks(&page.state.borrow(), id, span);
                 if missing.is_empty() {
@@ -223,17 +270,26 @@ impl<E: Io + Clock> PoolCore<E> {
         Ok(())
     }
 
-    /// The extent that `volume` writes at `slot`: the one there if the volume's layer bore it, else a new one over it.
-    async fn extent_for(&self, volume: &VolumeCore, page: &Rc<Page>, slot: usize) -> Result<ExtentId, BlockError> {
+    /// The extent that `view` writes at `slot`: its own, or a new one over what is there.
+    async fn extent_for(
+        &self,
+        view: &View,
+        page: &Rc<Page>,
+        slot: usize,
+        base: ExtentId,
+    ) -> Result<ExtentId, BlockError> {
         loop {
             {
                 let mut state = page.state.borrow_mut();
-                let id = state.entry(volume.layer, slot);
-                if state.extent(id).is_some_and(|extent| extent.record.birth == volume.layer) {
-                    return Ok(id);
+                if let Some(extent) = state.own_mut(view, slot) {
+                    if !extent.pushed {
+                        // A change that was refused may have wanted another one.
+                        extent.record.base = base;
+                    }
+                    return Ok(extent.record.id);
                 }
                 let index = ExtentIndex(page.key.page.0 * EXTENTS_PER_PAGE + slot as u64);
-                if let Some(id) = state.bear(volume.layer, index, id) {
+                if let Some(id) = state.bear(view.layer(), index, base) {
                     return Ok(id);
                 }
             }
@@ -267,7 +323,7 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Widens a write whose first or last block is not data yet to whole blocks, with what reads find there now.
     async fn fill_edges(
         &self,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         data: Slice,
@@ -281,12 +337,12 @@ impl<E: Io + Clock> PoolCore<E> {
         let bytes = whole.as_mut();
         let head = (start - first) as usize;
         if head > 0 {
-            let old = self.read(volume, page, first, start - first).await?;
+            let old = self.read(view, page, first, start - first).await?;
             bytes[..head].copy_from_slice(&old.to_vec());
         }
         bytes[head..head + data.len()].copy_from_slice(data.as_ref());
         if last > end {
-            let old = self.read(volume, page, end, last - end).await?;
+            let old = self.read(view, page, end, last - end).await?;
             bytes[head + data.len()..].copy_from_slice(&old.to_vec());
         }
         Ok((first, whole.share()))
@@ -295,14 +351,14 @@ impl<E: Io + Clock> PoolCore<E> {
     /// Writes `data` where the map has byte `start` on.
     async fn write_pieces(
         &self,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         start: u64,
         data: &Slice,
         durable: bool,
     ) -> Result<(), BlockError> {
         let _inflight = self.inflight.enter();
-        let pieces = self.pieces(volume, &page.state.borrow(), start, data);
+        let pieces = self.pieces(view, &page.state.borrow(), start, data);
         let written = if let [piece] = &pieces[..] {
             self.write_piece(piece, durable).await
         } else {
@@ -312,8 +368,7 @@ impl<E: Io + Clock> PoolCore<E> {
         if written.is_err() {
             let mut state = page.state.borrow_mut();
             for span in spans(start, data.len() as u64, self.shared.extent_bytes) {
-                let id = state.entry(volume.layer, span.slot);
-                state.extent_mut(id).into_iter().for_each(|extent| extent.rounds = Extent::NEVER_SEALED);
+                state.own_mut(view, span.slot).into_iter().for_each(|extent| extent.rounds = Extent::NEVER_SEALED);
             }
         }
         written
@@ -330,11 +385,11 @@ impl<E: Io + Clock> PoolCore<E> {
         done.map_err(disk_error)
     }
 
-    fn pieces(&self, volume: &VolumeCore, state: &PageState, start: u64, data: &Slice) -> Vec<Piece> {
+    fn pieces(&self, view: &View, state: &PageState, start: u64, data: &Slice) -> Vec<Piece> {
         let chunk_bytes = self.shared.chunk_bytes();
         let mut pieces: Vec<Piece> = Vec::with_capacity(1);
         for span in spans(start, data.len() as u64, self.shared.extent_bytes) {
-            let extent = state.extent(state.entry(volume.layer, span.slot)).expect("prepared");
+            let extent = state.own(view, span.slot).expect("prepared");
             let (mut at, end) = (span.start, span.start + span.len);
             while at < end {
                 let slot = (at / chunk_bytes) as usize;
@@ -355,20 +410,42 @@ impl<E: Io + Clock> PoolCore<E> {
         pieces
     }
 
-    /// Pushes what the write of these whole blocks changes in the map, then changes it.
-    async fn publish(&self, volume: &VolumeCore, page: &Rc<Page>, start: u64, len: u64) -> Result<(), BlockError> {
+    /// Pushes what a change of these whole blocks changes in the map, then changes it. What is not needed under them
+    /// any more is free.
+    async fn publish(
+        &self,
+        view: &View,
+        page: &Rc<Page>,
+        start: u64,
+        len: u64,
+        to: Option<BlockState>,
+    ) -> Result<(), BlockError> {
         loop {
             let pushed = {
                 let mut state = page.state.borrow_mut();
-                let deltas = self.write_deltas(volume, page, &state, start, len);
+                let (mut deltas, ending) = self.write_deltas(view, page, &state, start, len, to);
                 if deltas.is_empty() {
                     return Ok(());
                 }
-                let pushed = self.shared.ledger().push(&deltas);
+                let unseals = spans(start, len, self.shared.extent_bytes).any(|span| {
+                    let (first, count) = blocks_of(span);
+                    state.own(view, span.slot).is_some_and(|extent| extent.record.states.any_sealed(first, count))
+                });
+                let mut ledger = self.shared.ledger();
+                let mut freed = Vec::new();
+                let open = if ending.is_empty() { Vec::new() } else { self.open_layers() };
+                for (slot, id) in ending {
+                    let layer = (page.key.tree, view.layer());
+                    let unneeded = state.unneeded(Needs { catalog: &ledger.catalog, open: &open }, layer, slot, &[id]);
+                    push_gone(&mut deltas, &mut freed, page.key, &state, &unneeded);
+                }
+                let pushed = push_with_free(&mut ledger, page.key, &mut deltas, &freed);
+                drop(ledger);
                 if let Ok(lsn) = pushed {
-                    for delta in &deltas {
-                        state.apply(lsn, delta);
+                    if unseals {
+                        page.unsealed.set(lsn);
                     }
+                    self.applied(&mut state, lsn, &deltas, freed);
                 }
                 pushed
             };
@@ -379,32 +456,54 @@ impl<E: Io + Clock> PoolCore<E> {
         }
     }
 
+    /// A group took effect: the page has it, and what it freed waits to be reused.
+    pub(crate) fn applied(&self, state: &mut PageState, lsn: Lsn, deltas: &[Delta], freed: Vec<ChunkAddr>) {
+        for delta in deltas.iter().filter(|delta| delta.page().is_some()) {
+            state.apply(lsn, delta);
+        }
+        if !freed.is_empty() {
+            self.quarantine(Quarantined { runs: runs_of(freed), lsn, epoch: self.inflight.close() });
+        }
+    }
+
+    /// The deltas, and which extents end their chains by them: each with its slot.
     fn write_deltas(
         &self,
-        volume: &VolumeCore,
+        view: &View,
         page: &Rc<Page>,
         state: &PageState,
         start: u64,
         len: u64,
-    ) -> Vec<Delta> {
+        to: Option<BlockState>,
+    ) -> (Vec<Delta>, Vec<(usize, ExtentId)>) {
         let mut deltas = Vec::with_capacity(3);
+        let mut ending = Vec::new();
+        let blocks = state.blocks_per_extent();
         for span in spans(start, len, self.shared.extent_bytes) {
-            let id = state.entry(volume.layer, span.slot);
-            let extent = state.extent(id).expect("prepared");
+            let extent = state.own(view, span.slot).expect("prepared");
+            let id = extent.record.id;
             let index = ExtentIndex(page.key.page.0 * EXTENTS_PER_PAGE + span.slot as u64);
             let place = Place { tree: page.key.tree, index };
             // Said again with each new chunk: after a crash amid a checkpoint this chunk may be the only one that owner
             // tables or the journal still know of.
             if !extent.pushed || self.slots(span).any(|slot| extent.chunks_pushed & 1 << slot == 0) {
-                deltas.push(Delta::Extent { place, layer: volume.layer, id, base: extent.record.base });
+                deltas.push(Delta::Extent { place, layer: extent.record.birth, id, base: extent.record.base });
             }
             push_chunks(&mut deltas, place, extent, self.slots(span));
             let (first, count) = blocks_of(span);
-            if !extent.record.states.all_data(first, count) {
-                deltas.push(Delta::States { place, id, start: BlockNo(first), count, state: BlockState::Data });
+            let is_so = |to: BlockState| match to {
+                BlockState::Data => extent.record.states.all_data(first, count),
+                to => extent.record.states.all(first, count, to),
+            };
+            let to = to.filter(|to| !is_so(*to));
+            deltas.extend(to.map(|state| Delta::States { place, id, start: BlockNo(first), count, state }));
+            if state.is_shared(span.slot) {
+                let mut after = extent.record.clone();
+                to.into_iter().for_each(|to| after.states.set(first, count, to, blocks));
+                ending.extend(after.ends_chain(blocks).then_some((span.slot, id)));
             }
         }
-        deltas
+        (deltas, ending)
     }
 
     /// If the range's content is the first half of `data`, writes the second half; nothing else touches it meanwhile.
@@ -417,10 +516,39 @@ impl<E: Io + Clock> PoolCore<E> {
     ) -> Result<(), BlockError> {
         let len = data.len() / 2;
         let _range = page.locks.lock(self.whole_chunks(start, len as u64)).await;
-        let found = self.read(volume, page, start, len as u64).await?.to_vec();
+        let change = self.begin_change(volume).await?;
+        let found = self.read(change.view(), page, start, len as u64).await?.to_vec();
         miscompare(&found, &data.as_ref()[..len])?;
-        self.write_locked(volume, page, start, data.slice(len, len), false).await.map(|_| ())
+        self.write_locked(volume, change.view(), page, start, data.slice(len, len), false).await.map(|_| ())
     }
+}
+
+/// Appends that these extents are gone, and their chunks to `freed`.
+pub(crate) fn push_gone(
+    deltas: &mut Vec<Delta>,
+    freed: &mut Vec<ChunkAddr>,
+    key: PageKey,
+    state: &PageState,
+    ids: &[ExtentId],
+) {
+    for extent in ids.iter().filter_map(|id| state.extent(*id)) {
+        let place = Place { tree: key.tree, index: extent.record.index };
+        deltas.push(Delta::Gone { place, id: extent.record.id });
+        freed.extend(extent.record.home.chunks().map(|(_, addr)| addr));
+    }
+}
+
+/// Pushes the group with what it frees: these chunks are nobody's then.
+pub(crate) fn push_with_free(
+    ledger: &mut Ledger,
+    key: PageKey,
+    deltas: &mut Vec<Delta>,
+    freed: &[ChunkAddr],
+) -> Result<Lsn, RingFull> {
+    if !freed.is_empty() {
+        deltas.push(Delta::Free { tree: key.tree, runs: runs_of(freed.to_vec()) });
+    }
+    ledger.push(deltas)
 }
 
 /// Refuses content that is not as expected, with the first differing byte's offset.

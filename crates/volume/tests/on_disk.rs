@@ -19,8 +19,8 @@ use sds_volume::layout::frame::{FrameHead, JournalHeader, Salt, decode_frame, en
 use sds_volume::layout::label::Label;
 use sds_volume::layout::owner::{OwnerBlock, OwnerEntry, OwnerGeometry};
 use sds_volume::layout::rows::{
-    CATALOG_KEY, CHECKPOINT_KEY, PageRow, PageSet, RecordRow, SEGMENT_WORDS, decode_checkpoint, decode_segment,
-    encode_checkpoint, encode_segment, page_key, page_set_key, record_key, segment_key,
+    CATALOG_KEY, CHECKPOINT_KEY, PageSet, RecordRow, SEGMENT_WORDS, decode_checkpoint, decode_segment,
+    encode_checkpoint, encode_segment, page_set_key, record_key, segment_key,
 };
 use sds_volume::place::{
     BlockNo, ChunkAddr, ChunkRun, DiskNo, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey, PageNo, TreeId,
@@ -127,7 +127,7 @@ fn catalog() -> Catalog {
     Catalog {
         lsn: Lsn(8),
         layers: BTreeMap::from([(LAYER, layer())]),
-        folds: BTreeMap::from([(LayerId(3), LAYER)]),
+        folds: BTreeMap::from([(LayerId(1), LAYER)]),
         volumes: BTreeMap::from([(VOLUME, volume())]),
         disks: BTreeMap::from([(DiskNo(0), disk())]),
         documents: BTreeMap::from([("host/a".into(), b"{}".to_vec())]),
@@ -189,6 +189,7 @@ fn one_of_each() -> Vec<Delta> {
         Delta::VolumeGone { uuid: VOLUME },
         Delta::Disk(disk()),
         Delta::Document { key: "host/a".into(), value: None },
+        Delta::Fold { from: LayerId(1), into: LAYER },
     ]
 }
 
@@ -213,13 +214,7 @@ fn owner_block() -> OwnerBlock {
 }
 
 fn page_set() -> PageSet {
-    PageSet { lsn: LSN, rows: vec![ROW], layers: vec![LAYER] }
-}
-
-fn page() -> PageRow {
-    let mut entries = Box::new([ExtentId::HOLE; 512]);
-    (entries[5], entries[6]) = (PART.0, WHOLE.0);
-    PageRow { lsn: LSN, entries }
+    PageSet { lsn: LSN, rows: vec![ROW], layers: Vec::new() }
 }
 
 fn record_row() -> RecordRow {
@@ -268,7 +263,7 @@ fn ring() -> Vec<u8> {
 
 fn keys() -> Vec<u8> {
     let checkpoint = [CATALOG_KEY, CHECKPOINT_KEY].concat();
-    let rows = [page_set_key(PAGE), page_key(PAGE, LAYER), record_key(ROW), segment_key(DiskNo(0), 0)].concat();
+    let rows = [page_set_key(PAGE), record_key(ROW), segment_key(DiskNo(0), 0)].concat();
     [rows, checkpoint, claims_key(PAGE, 3)].concat()
 }
 
@@ -310,7 +305,6 @@ fn every_example_is_what_is_written() {
         ("Example: ring", ring()),
         ("Example: keys", keys()),
         ("Example: page set row", page_set().encode()),
-        ("Example: page row", page().encode()),
         ("Example: record row", record_row().encode(ROW)),
         ("Example: bitmap row", encode_segment(LSN, &segment())),
         ("Example: checkpoint row", encode_checkpoint(LSN)),
@@ -347,7 +341,6 @@ fn every_example_is_read_back() {
     let memory: Arc<dyn CarryOver> = Arc::new(Memory(Mutex::new(bytes("Example: ring").to_vec())));
     assert_eq!(Ring::recover(&memory, POOL, 1, LSN), [(Lsn(8), encode_group(Lsn(8), &document()))]);
     assert_eq!(PageSet::decode(bytes("Example: page set row")), Ok(page_set()));
-    assert_eq!(PageRow::decode(bytes("Example: page row")), Ok(page()));
     assert_eq!(RecordRow::decode(bytes("Example: record row"), ROW), Ok(record_row()));
     assert_eq!(decode_segment(bytes("Example: bitmap row")), Ok((LSN, segment())));
     assert_eq!(decode_checkpoint(bytes("Example: checkpoint row")), Ok(LSN));

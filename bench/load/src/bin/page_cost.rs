@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use sds_bench::places::Random;
 use sds_bench::report::resident_bytes;
-use sds_volume::layout::rows::{PageRow, RecordRow};
+use sds_volume::layout::rows::RecordRow;
 use sds_volume::page::PageState;
 use sds_volume::place::{
     ChunkAddr, DiskNo, EXTENTS_PER_PAGE, ExtentId, ExtentIndex, Generation, LayerId, Lsn, PageKey, PageNo,
@@ -22,10 +22,9 @@ const CHUNK_BLOCKS: u32 = 16;
 const LAYER: LayerId = LayerId(1);
 const KEY: PageKey = PageKey { tree: TreeId(1), page: PageNo(0) };
 
-/// The page's rows as the MetaStore has them.
-fn rows() -> (Vec<u8>, Vec<Vec<u8>>) {
+/// The page's rows of records as the MetaStore has them.
+fn rows() -> Vec<Vec<u8>> {
     let mut random = Random::new(1);
-    let mut entries = Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize]);
     let mut order: Vec<u64> = (0..EXTENTS_PER_PAGE).collect();
     for at in (1..order.len()).rev() {
         order.swap(at, random.below(at as u64 + 1) as usize);
@@ -33,7 +32,6 @@ fn rows() -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut records = Vec::new();
     for (at, slot) in order.into_iter().enumerate() {
         let id = ExtentId::new(RECORDS_PER_ROW + at as u64, Generation(1));
-        entries[slot as usize] = id;
         let chunk = random.below(u64::from(BLOCKS / CHUNK_BLOCKS));
         let mut home = Home::Nowhere;
         home.set(chunk as usize, Some(ChunkAddr { disk: DiskNo(0), chunk: random.below(1 << 28) as u32 }));
@@ -45,13 +43,11 @@ fn rows() -> (Vec<u8>, Vec<Vec<u8>>) {
     let row = |(at, slots): (usize, &[RowSlot])| {
         RecordRow { lsn: Lsn(9), page: KEY, slots: slots.to_vec() }.encode(at as u64 + 1)
     };
-    let records = records.chunks(RECORDS_PER_ROW as usize).enumerate().map(row).collect();
-    (PageRow { lsn: Lsn(9), entries }.encode(), records)
+    records.chunks(RECORDS_PER_ROW as usize).enumerate().map(row).collect()
 }
 
-fn load(page: &[u8], records: &[Vec<u8>]) -> Option<PageState> {
+fn load(records: &[Vec<u8>]) -> Option<PageState> {
     let mut state = PageState::empty(BLOCKS);
-    state.layers.push((LAYER, PageRow::decode(page).ok()?.entries));
     for (at, bytes) in records.iter().enumerate() {
         let row = RecordRow::decode(bytes, at as u64 + 1).ok()?;
         state.load_row(at as u64 + 1, row.lsn, row.slots);
@@ -61,12 +57,12 @@ fn load(page: &[u8], records: &[Vec<u8>]) -> Option<PageState> {
 
 fn main() -> ExitCode {
     let pages: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4096);
-    let (page, records) = rows();
+    let records = rows();
     let me = std::process::id();
     let mut cache = Vec::with_capacity(pages);
     let before = resident_bytes(me).unwrap_or(0);
     let began = Instant::now();
-    cache.extend((0..pages).filter_map(|_| load(&page, &records)));
+    cache.extend((0..pages).filter_map(|_| load(&records)));
     let load_us = began.elapsed().as_secs_f64() * 1e6 / pages as f64;
     let resident = (resident_bytes(me).unwrap_or(0) - before) / pages as u64;
     let counted = cache.first().map_or(0, PageState::bytes);

@@ -22,13 +22,18 @@ impl<E: Engine> Run<E> {
             return self.create_volume(scheduler, engine);
         }
         let no = live[self.random.index(live.len())].no;
+        self.world.counters.borrow_mut().deletes += 1;
+        self.delete(scheduler, engine, no);
+    }
+
+    /// Deletes a volume or a snapshot.
+    pub(super) fn delete(&mut self, scheduler: &Scheduler, engine: &Rc<E>, no: VolumeNo) {
         let uuid = {
             let mut hosts = self.hosts.borrow_mut();
             let known = hosts.known(no);
             known.phase = Phase::Deleting;
             known.uuid
         };
-        self.world.counters.borrow_mut().deletes += 1;
         let pool = Rc::clone(engine);
         let deletion = async move { pool.delete_volume(uuid).await };
         self.control(scheduler, format!("delete volume {}", no.0), deletion, move |hosts, done| {
@@ -44,12 +49,10 @@ impl<E: Engine> Run<E> {
         let bytes = &self.knobs.volume_bytes;
         let size_bytes = bytes[count % bytes.len()];
         let logical_block_bytes = self.knobs.logical_block_bytes;
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&self.random.bits().to_le_bytes());
-        uuid[8..].copy_from_slice(&(count as u64).to_le_bytes());
+        let uuid = self.new_uuid(count);
         let no = VolumeNo(count as u32 + 1);
         let phase = Phase::Creating;
-        let known = Known { no, uuid, size_bytes, logical_block_bytes, phase, growing_to: None };
+        let known = Known { no, uuid, size_bytes, logical_block_bytes, phase, growing_to: None, snapshot: None };
         {
             let mut hosts = self.hosts.borrow_mut();
             hosts.volumes.push(known);
@@ -66,6 +69,14 @@ impl<E: Engine> Run<E> {
                 hosts.known(no).phase = if done { Phase::Live } else { Phase::Gone };
             },
         );
+    }
+
+    /// A name for the volume or snapshot before which there were `count`.
+    pub(super) fn new_uuid(&mut self, count: usize) -> [u8; 16] {
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&self.random.bits().to_le_bytes());
+        uuid[8..].copy_from_slice(&(count as u64).to_le_bytes());
+        uuid
     }
 
     pub(super) fn grow(&mut self, scheduler: &Scheduler, engine: &Rc<E>, live: &[Known]) {
@@ -137,7 +148,7 @@ impl<E: Engine> Run<E> {
         true
     }
 
-    fn control(
+    pub(super) fn control(
         &mut self,
         scheduler: &Scheduler,
         what: String,

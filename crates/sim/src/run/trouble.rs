@@ -62,6 +62,7 @@ impl<E: Engine> Run<E> {
         let now = self.world.next_order();
         let power = self.random.chance(self.knobs.power_cut_per_mille) || self.sync_failed;
         let mut hosts = self.hosts.borrow_mut();
+        hosts.freeze_pending();
         if power {
             self.world.power_cut();
             // Both nodes and the disks lose it: what the disks lost, no ring may name.

@@ -63,7 +63,8 @@ pub fn decode_catalog(bytes: &[u8]) -> Result<Catalog, DecodeError> {
         next_layer: reader.varint_u32("next layer")?,
         layers: list(reader, "layer count", |reader| parts::get_layer(reader).map(|layer| (layer.id, layer)))?,
         folds: list(reader, "fold count", |reader| {
-            Ok((parts::get_layer_id(reader, "folded layer")?, parts::get_layer_id(reader, "fold target")?))
+            let fold = (parts::get_layer_id(reader, "folded layer")?, parts::get_layer_id(reader, "fold target")?);
+            if fold.1 > fold.0 { Ok(fold) } else { Err(reader.value("fold target", u64::from(fold.1.0))) }
         })?,
         volumes: list(reader, "volume count", |reader| parts::get_volume(reader).map(|volume| (volume.uuid, volume)))?,
         disks: list(reader, "disk count", |reader| parts::get_disk(reader).map(|disk| (disk.no, disk)))?,

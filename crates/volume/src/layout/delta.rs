@@ -36,6 +36,7 @@ const VOLUME: u8 = 13;
 const VOLUME_GONE: u8 = 14;
 const DISK: u8 = 15;
 const DOCUMENT: u8 = 16;
+const FOLD: u8 = 17;
 
 /// The bytes of the group `lsn`.
 ///
@@ -206,6 +207,11 @@ fn put_delta(out: &mut Writer, before: &mut Before, delta: &Delta) {
             out.u8(LAYER_GONE);
             out.varint(u64::from(layer.0));
         }
+        Delta::Fold { from, into } => {
+            out.u8(FOLD);
+            out.varint(u64::from(from.0));
+            out.varint(u64::from(into.0));
+        }
         Delta::Volume(volume) => {
             out.u8(VOLUME);
             parts::put_volume(out, volume);
@@ -281,6 +287,15 @@ fn get_delta(reader: &mut Reader<'_>, before: &mut Before) -> Result<Delta, Deco
         PAGE_GONE => Delta::PageGone { page: parts::get_page(reader)? },
         LAYER => Delta::Layer(parts::get_layer(reader)?),
         LAYER_GONE => Delta::LayerGone(parts::get_layer_id(reader, "layer")?),
+        FOLD => {
+            let from = parts::get_layer_id(reader, "folded layer")?;
+            let into = parts::get_layer_id(reader, "fold target")?;
+            // Births of a path are in order; a layer that folds into an older one would never be found again.
+            if into <= from {
+                return Err(reader.value("fold target", u64::from(into.0)));
+            }
+            Delta::Fold { from, into }
+        }
         VOLUME => Delta::Volume(parts::get_volume(reader)?),
         VOLUME_GONE => Delta::VolumeGone { uuid: reader.array("volume uuid")? },
         DISK => Delta::Disk(parts::get_disk(reader)?),

@@ -96,6 +96,8 @@ fn every_other_delta_byte_by_byte() {
             vec![11, 4, 1, 2, 5, 0x80, 0x80, 1],
         ),
         (Delta::LayerGone(LayerId(4)), vec![12, 4]),
+        // Tag, the layer that goes, the one that it becomes.
+        (Delta::Fold { from: LayerId(4), into: LayerId(300) }, vec![17, 4, 0xac, 2]),
         // Tag, uuid, layer, size, logical block.
         (
             Delta::Volume(VolumeEntry { uuid, layer: LayerId(4), size_bytes: 128, logical_block_bytes: 512 }),
@@ -124,7 +126,7 @@ fn a_first_write_far_out_in_a_large_pool_still_fits_60_bytes() {
     let id = ExtentId::new(100_000_000, Generation(3));
     let addrs = (0..16).map(|i| ChunkAddr { disk: DiskNo(200), chunk: 1_000_000_000 + i }).collect();
     let deltas = [
-        Delta::Extent { place, layer: LayerId(3000), id, base: ExtentId::new(99_000_000, Generation(1)) },
+        Delta::Extent { place, layer: LayerId(3000), id, base: crate::record::BELOW },
         Delta::Chunks { place, id, first: 0, addrs },
         Delta::States { place, id, start: BlockNo(0), count: 256, state: BlockState::Data },
     ];

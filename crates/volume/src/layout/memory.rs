@@ -12,7 +12,7 @@ use crate::delta::{Delta, Place};
 use crate::place::{
     BlockNo, ChunkAddr, ChunkRun, DiskNo, ExtentId, ExtentIndex, Generation, LayerId, PageKey, PageNo, TreeId,
 };
-use crate::record::{BlockState, Home};
+use crate::record::{BELOW, BlockState, Home};
 
 #[derive(Default)]
 struct MemoryDisk {
@@ -227,7 +227,7 @@ pub(crate) fn deltas_of(draw: &mut impl FnMut(u64) -> u64, count: usize) -> Vec<
         let first = draw(16) as u8;
         let slots = 1 + draw(16 - u64::from(first));
         deltas.push(match draw(11) {
-            0 => Delta::Extent { place, layer, id, base: ExtentId::new(draw(1 << 30), Generation(1)) },
+            0 => Delta::Extent { place, layer, id, base: [ExtentId::HOLE, BELOW][draw(2) as usize] },
             1 => Delta::Chunks { place, id, first, addrs: (0..slots).map(|_| addr_of(draw)).collect() },
             2 => {
                 let start = addr_of(draw);

@@ -250,7 +250,7 @@ pub(crate) mod tests {
             tree: TreeId(3),
             birth: LayerId(4),
             index: ExtentIndex(0x500),
-            base: ExtentId::new(0x11, Generation(1)),
+            base: crate::record::BELOW,
             slot: 6,
             whole_run: None,
             states: (0..geometry.blocks_per_chunk).map(state).collect(),
@@ -287,7 +287,7 @@ pub(crate) mod tests {
         body.extend([2, 6, 0, 0, 0, 0, 0, 0]); // a chunk, slot 6, zeros
         body.extend([0x10, 0, 0, 0, 0, 2, 0, 0]); // extent id: index 0x10, generation 2
         body.extend([0, 5, 0, 0, 0, 0, 0, 0]); // index
-        body.extend([0x11, 0, 0, 0, 0, 1, 0, 0]); // base
+        body.extend([1, 0, 0, 0, 0, 0, 0, 0]); // base: what lies under it
         body.extend([0x77, 0, 0, 0, 0, 0, 0, 0]); // LSN
         body.extend([3, 0, 0, 0, 4, 0, 0, 0]); // tree, birth layer
         // States, block 0 in the low bits: data, zero, absent, sealed, and again.
@@ -298,7 +298,7 @@ pub(crate) mod tests {
         body.extend([0x78, 0, 0, 0, 0, 0, 0, 0]); // LSN
         body.extend([0; 24]);
         body.extend([4, 0, 0, 0, 0, 0, 0, 0]); // the first chunk of a whole run, sealed
-        body.extend([0x10, 0, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 1, 0, 0]);
+        body.extend([0x10, 0, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         body.extend([0x79, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
         body.resize(4096 - 16, 0); // never owned
         bytes.extend(crc32c(&[&DISK, &bytes, &body]).to_le_bytes());

@@ -148,6 +148,9 @@ pub(crate) fn get_layer(reader: &mut Reader<'_>) -> Result<LayerEntry, DecodeErr
     }
     let tree = TreeId(reader.varint_max("layer tree", u64::from(u32::MAX - 1))? as u32);
     let parent = get_layer_id(reader, "layer parent")?;
+    if parent >= id {
+        return Err(reader.value("layer parent", u64::from(parent.0)));
+    }
     let flags = reader.u8("layer flags")?;
     if flags & !(LAYER_NAMED | LAYER_FROZEN | LAYER_DELETING) != 0 {
         return Err(reader.value("layer flags", u64::from(flags)));

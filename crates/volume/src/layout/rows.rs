@@ -3,15 +3,14 @@
 //! | key | row |
 //! |---|---|
 //! | `S` tree page | [`PageSet`]: what else to read of a page |
-//! | `P` tree page layer | [`PageRow`]: a layer's 512 entries |
+//! | `P` tree page layer | of engines without snapshots; deleted when the page is stored again |
 //! | `R` row | [`RecordRow`]: 64 records of the extent table |
 //! | `F` disk segment | 32,768 chunks of free space, [`encode_segment`] |
 //! | `C` | the catalog, [`super::catalog::encode_catalog`] |
 //! | `K` | up to where all this is complete, [`encode_checkpoint`] |
 //!
-//! Numbers in keys are big-endian, so that a scan goes in their order. Considerations: ids of one page are near each
-//! other and blocks of an extent are mostly alike, so pages hold differences and records hold runs: a page written in
-//! order takes a byte an entry, and the record of a full extent in one run about 12.
+//! Numbers in keys are big-endian, so that a scan goes in their order. Considerations: blocks of an extent are mostly
+//! alike, so records hold runs: that of a full extent in one run takes about 8 bytes.
 
 use super::codec::{DecodeError, Envelope, Reader, Writer};
 use super::delta::ROW_MAX;
@@ -23,14 +22,16 @@ use crate::record::{BlockState, Record, RowSlot, States};
 
 /// How a page set row begins.
 pub const SET: Envelope = Envelope { format: "page set row", magic: *b"SDSS", version: 1 };
-/// How a page row begins.
+/// How rows of pages begin, which engines without snapshots wrote for each layer. Records say all that they said.
 pub const PAGE: Envelope = Envelope { format: "page row", magic: *b"SDSP", version: 1 };
 /// How a record row begins.
 pub const RECORDS: Envelope = Envelope { format: "record row", magic: *b"SDSR", version: 1 };
 /// How a bitmap row begins.
 pub const SEGMENT: Envelope = Envelope { format: "bitmap row", magic: *b"SDSB", version: 1 };
-/// How a checkpoint row begins.
-pub const CHECKPOINT: Envelope = Envelope { format: "checkpoint row", magic: *b"SDSM", version: 1 };
+/// How a checkpoint row begins. Version 1 is read as well; who writes that takes what has no rows of pages for empty,
+/// and refuses version 2.
+pub const CHECKPOINT: Envelope = Envelope { format: "checkpoint row", magic: *b"SDSM", version: 2 };
+const CHECKPOINT_1: Envelope = Envelope { version: 1, ..CHECKPOINT };
 
 /// The key of the catalog.
 pub const CATALOG_KEY: &[u8] = b"C";
@@ -38,7 +39,7 @@ pub const CATALOG_KEY: &[u8] = b"C";
 pub const CHECKPOINT_KEY: &[u8] = b"K";
 /// What keys of page sets start with.
 pub const PAGE_SET_PREFIX: &[u8] = b"S";
-/// What keys of pages start with.
+/// What keys of rows of pages start with.
 pub const PAGE_PREFIX: &[u8] = b"P";
 /// What keys of record rows start with.
 pub const RECORD_PREFIX: &[u8] = b"R";
@@ -64,7 +65,7 @@ pub fn page_of_set_key(key: &[u8]) -> Option<PageKey> {
     Some(PageKey { tree: TreeId(tree), page: PageNo(page) })
 }
 
-/// The key of a layer's version of a page.
+/// The key of a layer's row of a page.
 #[must_use]
 pub fn page_key(page: PageKey, layer: LayerId) -> Vec<u8> {
     [PAGE_PREFIX, &page.tree.0.to_be_bytes(), &page.page.0.to_be_bytes(), &layer.0.to_be_bytes()].concat()
@@ -97,7 +98,7 @@ pub struct PageSet {
     pub lsn: Lsn,
     /// Rows of the extent table that were granted to it.
     pub rows: Vec<u64>,
-    /// Layers that have a version of their own.
+    /// Layers that have a row of the page: none, once the page is stored again.
     pub layers: Vec<LayerId>,
 }
 
@@ -139,77 +140,6 @@ impl PageSet {
         let layers = (0..count).map(|_| parts::get_layer_id(&mut reader, "layer")).collect::<Result<_, _>>()?;
         reader.end()?;
         Ok(Self { lsn, rows, layers })
-    }
-}
-
-/// A layer's version of a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageRow {
-    /// The last group that is in it.
-    pub lsn: Lsn,
-    /// What the layer names at each index.
-    pub entries: Box<[ExtentId; EXTENTS_PER_PAGE as usize]>,
-}
-
-impl PageRow {
-    /// Its bytes: for a run of holes a varint of `count * 2`; for an id a varint of `difference * 4 + 1`, where the
-    /// difference is a signed varint's value of the index to that of the id before, plus 2 and the generation as a
-    /// varint behind it if that differs from the one before.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = PAGE.begin();
-        out.varint(self.lsn.0);
-        let (mut index, mut generation) = (0_i64, 1);
-        for group in self.entries.chunk_by(|a, b| a.is_hole() && b.is_hole()) {
-            let id = group[0];
-            if id.is_hole() {
-                out.varint((group.len() as u64) << 1);
-                continue;
-            }
-            let difference = id.index() as i64 - index;
-            let zigzag = ((difference << 1) ^ (difference >> 63)) as u64;
-            let same = id.generation().0 == generation;
-            out.varint(zigzag << 2 | if same { 1 } else { 3 });
-            if !same {
-                out.varint(u64::from(id.generation().0));
-            }
-            (index, generation) = (id.index() as i64, id.generation().0);
-        }
-        PAGE.seal(out, &[])
-    }
-
-    /// The row in `bytes`.
-    ///
-    /// # Errors
-    /// The field that is wrong.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = PAGE.open_whole(bytes, &[])?;
-        let lsn = Lsn(reader.varint("lsn")?);
-        let mut entries = Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize]);
-        let (mut at, mut index, mut generation) = (0, 0_i64, 1_u32);
-        while at < entries.len() {
-            let token = reader.varint("page entry")?;
-            if token & 1 == 0 {
-                if token == 0 || token >> 1 > (entries.len() - at) as u64 {
-                    return Err(reader.value("page entry", token));
-                }
-                at += (token >> 1) as usize;
-                continue;
-            }
-            let zigzag = token >> 2;
-            index = index.wrapping_add((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
-            if token & 2 != 0 {
-                generation = reader.varint_max("entry generation", u64::from(ExtentId::GENERATION_MAX))? as u32;
-            }
-            let is_id = (0..1 << ExtentId::INDEX_BITS).contains(&index) && (index, generation) != (0, 0);
-            if !is_id {
-                return Err(reader.value("page entry", token));
-            }
-            entries[at] = ExtentId::new(index as u64, Generation(generation));
-            at += 1;
-        }
-        reader.end()?;
-        Ok(Self { lsn, entries })
     }
 }
 
@@ -432,7 +362,7 @@ pub fn encode_checkpoint(lsn: Lsn) -> Vec<u8> {
 /// # Errors
 /// The field that is wrong.
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Lsn, DecodeError> {
-    let mut reader = CHECKPOINT.open_whole(bytes, &[])?;
+    let mut reader = CHECKPOINT.open_whole(bytes, &[]).or_else(|_| CHECKPOINT_1.open_whole(bytes, &[]))?;
     let lsn = Lsn(reader.u64("lsn")?);
     reader.end()?;
     Ok(lsn)

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 const KEY: PageKey = PageKey { tree: TreeId(2), page: PageNo(3) };
 
-/// `magic`, version 1, zero, length, CRC with `seed`, `body`.
-fn sealed(magic: &[u8; 4], seed: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut bytes = [&magic[..], &[1, 0, 0, 0]].concat();
+/// `magic`, version, zero, length, CRC with `seed`, `body`.
+fn sealed(magic: &[u8; 4], version: u8, seed: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut bytes = [&magic[..], &[version, 0, 0, 0]].concat();
     bytes.extend((16 + body.len() as u32).to_le_bytes());
     bytes.extend(crc32c(&[seed, &bytes, body]).to_le_bytes());
     bytes.extend(body);
@@ -34,33 +34,8 @@ fn a_page_set_byte_by_byte() {
         3, 20, 1, 0xfe, 0x02, // 3 rows: +10, -1, +191
         2, 1, 0x82, 1, // 2 layers: 1, 130
     ];
-    assert_eq!(set.encode(), sealed(b"SDSS", &[], &body));
+    assert_eq!(set.encode(), sealed(b"SDSS", 1, &[], &body));
     assert_eq!(PageSet::decode(&set.encode()), Ok(set));
-}
-
-#[test]
-fn a_page_byte_by_byte() {
-    let mut entries = Box::new([ExtentId::HOLE; 512]);
-    entries[2] = ExtentId::new(5, Generation(1));
-    entries[3] = ExtentId::new(6, Generation(1));
-    entries[4] = ExtentId::new(4, Generation(7));
-    let row = PageRow { lsn: Lsn(1), entries };
-    let body = [
-        1,    // LSN
-        4,    // two holes
-        0x29, // +5 (zigzag 10), generation 1 as before the first
-        0x09, // +1 (zigzag 2), the same generation
-        0x0f, 7, // -2 (zigzag 3), generation 7
-        0xf6, 0x07, // 507 holes
-    ];
-    assert_eq!(row.encode(), sealed(b"SDSP", &[], &body));
-    assert_eq!(PageRow::decode(&row.encode()), Ok(row));
-}
-
-#[test]
-fn a_page_written_in_order_takes_a_byte_an_entry() {
-    let entries = Box::new(std::array::from_fn(|i| ExtentId::new(1 << 30 | i as u64, Generation(1))));
-    assert!(PageRow { lsn: Lsn(1 << 40), entries }.encode().len() < 512 + 32);
 }
 
 fn full(index: u64, slot: u64) -> Record {
@@ -78,7 +53,7 @@ fn full(index: u64, slot: u64) -> Record {
 fn a_record_row_byte_by_byte() {
     let mut slots = vec![RowSlot::Empty(Generation(0)); 64];
     slots[1] = RowSlot::Taken(full(129, 5));
-    let mut partial = Record { base: ExtentId::new(7, Generation(2)), home: Home::Nowhere, ..full(130, 6) };
+    let mut partial = Record { base: crate::record::BELOW, home: Home::Nowhere, ..full(130, 6) };
     partial.states = States::absent(256);
     partial.states.set(8, 4, BlockState::Data, 256);
     partial.states.set(12, 1, BlockState::Zero, 256);
@@ -92,14 +67,14 @@ fn a_record_row_byte_by_byte() {
         3, 1, 4, 5, // slot 1: taken, all data; generation, birth layer, place in page
         1, 1, 32, // home: a run, disk, chunk
         13, 1, 6, // slot 2: taken, base, birth as before; generation, place in page
-        2, 7, // base: generation, index
+        0, 1, // base: what lies under it
         0, // home: nowhere
         4, // words of states
         0x1c, 0x0d, 0x02, 0xc8, 0x07, // 8 absent, 4 data, 1 zero, 243 absent
         0, 9, // slot 3: empty, its last generation
     ];
     body.resize(body.len() + 60 * 2, 0);
-    assert_eq!(row.encode(2), sealed(b"SDSR", &[2, 0, 0, 0, 0, 0, 0, 0], &body));
+    assert_eq!(row.encode(2), sealed(b"SDSR", 1, &[2, 0, 0, 0, 0, 0, 0, 0], &body));
     assert_eq!(RecordRow::decode(&row.encode(2), 2), Ok(row.clone()));
     assert!(matches!(RecordRow::decode(&row.encode(2), 3), Err(DecodeError::Checksum { .. })));
 }
@@ -129,10 +104,11 @@ fn a_segment_and_a_checkpoint_byte_by_byte() {
     let mut body = vec![9, 0, 0, 0, 0, 0, 0, 0]; // LSN
     body.extend([1, 0, 0, 0, 0, 0, 0, 0x80]); // chunks 0 and 63
     body.resize(8 + 4096, 0);
-    assert_eq!(encode_segment(Lsn(9), &bits), sealed(b"SDSB", &[], &body));
+    assert_eq!(encode_segment(Lsn(9), &bits), sealed(b"SDSB", 1, &[], &body));
     assert_eq!(decode_segment(&encode_segment(Lsn(9), &bits)), Ok((Lsn(9), bits)));
-    assert_eq!(encode_checkpoint(Lsn(9)), sealed(b"SDSM", &[], &[9, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(encode_checkpoint(Lsn(9)), sealed(b"SDSM", 2, &[], &[9, 0, 0, 0, 0, 0, 0, 0]));
     assert_eq!(decode_checkpoint(&encode_checkpoint(Lsn(9))), Ok(Lsn(9)));
+    assert_eq!(decode_checkpoint(&sealed(b"SDSM", 1, &[], &[9, 0, 0, 0, 0, 0, 0, 0])), Ok(Lsn(9)));
 }
 
 fn row_of(seed: u64) -> RecordRow {
@@ -151,7 +127,7 @@ fn row_of(seed: u64) -> RecordRow {
                     id: ExtentId::new(128 + slot, Generation(draw(3) as u32)),
                     birth: LayerId(draw(2) as u32),
                     index: ExtentIndex(3 * 512 + draw(512)),
-                    base: [ExtentId::HOLE, ExtentId::new(draw(1 << 39), Generation(1))][draw(2) as usize],
+                    base: [ExtentId::HOLE, crate::record::BELOW][draw(2) as usize],
                     home: home_of(&mut draw),
                     states,
                 })
@@ -167,13 +143,6 @@ proptest! {
         let row = row_of(seed);
         prop_assert_eq!(RecordRow::decode(&row.encode(2), 2), Ok(row));
         let mut draw = lcg(seed);
-        let id = |draw: &mut dyn FnMut(u64) -> u64| match draw(3) {
-            0 => ExtentId::HOLE,
-            1 => ExtentId::new(draw(1 << 31) << draw(9), Generation(1 + draw(1 << 23) as u32)),
-            _ => ExtentId::new(1 + draw(9), Generation(draw(2) as u32)),
-        };
-        let page = PageRow { lsn: Lsn(seed), entries: Box::new(std::array::from_fn(|_| id(&mut draw))) };
-        prop_assert_eq!(PageRow::decode(&page.encode()), Ok(page));
         let rows = (0..draw(20)).map(|_| draw(ROW_MAX)).collect();
         let set = PageSet { lsn: Lsn(seed), rows, layers: vec![LayerId(draw(1 << 31) as u32)] };
         prop_assert_eq!(PageSet::decode(&set.encode()), Ok(set));
@@ -195,9 +164,9 @@ proptest! {
             out.bytes(&body);
             envelope.seal(out, seed)
         };
-        let _ = (PageSet::decode(&body), PageRow::decode(&body), RecordRow::decode(&body, 0));
+        let _ = (PageSet::decode(&body), RecordRow::decode(&body, 0));
         let _ = (decode_segment(&body), decode_checkpoint(&body));
-        let _ = (PageSet::decode(&with(&SET, &[], &[])), PageRow::decode(&with(&PAGE, &[], &[])));
+        let _ = PageSet::decode(&with(&SET, &[], &[]));
         for head in [&[][..], &[1, 2, 3], &[1, 2, 3, 0, 0, 1, 1, 4, 5, 2], &[1, 2, 3, 17, 1, 4, 5, 0, 1]] {
             let _ = RecordRow::decode(&with(&RECORDS, head, &[0; 8]), 0);
         }

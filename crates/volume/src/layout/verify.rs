@@ -4,8 +4,8 @@ use super::catalog::decode_catalog;
 use super::claim::{CLAIMS, CLAIMS_PREFIX, page_of_claims_key};
 use super::codec::DecodeError;
 use super::rows::{
-    CATALOG_KEY, CHECKPOINT_KEY, PAGE_PREFIX, PAGE_SET_PREFIX, PageRow, PageSet, RECORD_PREFIX, RecordRow,
-    SEGMENT_PREFIX, decode_checkpoint, decode_segment, page_of_set_key, segment_of_key,
+    CATALOG_KEY, CHECKPOINT_KEY, PAGE, PAGE_PREFIX, PAGE_SET_PREFIX, PageSet, RECORD_PREFIX, RecordRow, SEGMENT_PREFIX,
+    decode_checkpoint, decode_segment, page_of_set_key, segment_of_key,
 };
 
 /// Bytes of a page row's key: prefix, tree, page, layer.
@@ -27,7 +27,7 @@ pub fn verify_row(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
         CATALOG_KEY => known(key == CATALOG_KEY).and_then(|()| decode_catalog(value).map(drop)),
         CHECKPOINT_KEY => known(key == CHECKPOINT_KEY).and_then(|()| decode_checkpoint(value).map(drop)),
         PAGE_SET_PREFIX => known(page_of_set_key(key).is_some()).and_then(|()| PageSet::decode(value).map(drop)),
-        PAGE_PREFIX => known(key.len() == PAGE_KEY_BYTES).and_then(|()| PageRow::decode(value).map(drop)),
+        PAGE_PREFIX => known(key.len() == PAGE_KEY_BYTES).and_then(|()| PAGE.open_whole(value, &[]).map(drop)),
         RECORD_PREFIX => {
             let row = key[1..].try_into().map(u64::from_be_bytes).map_err(|_| strange)?;
             RecordRow::decode(value, row).map(drop)
@@ -49,21 +49,18 @@ mod tests {
     };
     use super::*;
     use crate::catalog::Catalog;
-    use crate::place::{
-        DiskNo, EXTENTS_PER_PAGE, ExtentId, Generation, LayerId, Lsn, PageKey, PageNo, RECORDS_PER_ROW, TreeId,
-    };
+    use crate::place::{DiskNo, Generation, LayerId, Lsn, PageKey, PageNo, RECORDS_PER_ROW, TreeId};
     use crate::record::RowSlot;
 
     const PAGE: PageKey = PageKey { tree: TreeId(2), page: PageNo(3) };
 
     fn rows() -> Vec<(Vec<u8>, Vec<u8>)> {
-        let entries = Box::new([ExtentId::HOLE; EXTENTS_PER_PAGE as usize]);
         let slots = vec![RowSlot::Empty(Generation(1)); RECORDS_PER_ROW as usize];
         vec![
             (CATALOG_KEY.to_vec(), encode_catalog(&Catalog::default())),
             (CHECKPOINT_KEY.to_vec(), encode_checkpoint(Lsn(7))),
             (page_set_key(PAGE), PageSet { lsn: Lsn(7), rows: vec![4], layers: vec![LayerId(1)] }.encode()),
-            (page_key(PAGE, LayerId(1)), PageRow { lsn: Lsn(7), entries }.encode()),
+            (page_key(PAGE, LayerId(1)), super::super::rows::PAGE.seal(super::super::rows::PAGE.begin(), &[])),
             (record_key(4), RecordRow { lsn: Lsn(7), page: PAGE, slots }.encode(4)),
             (segment_key(DiskNo(0), 1), encode_segment(Lsn(7), &[0; SEGMENT_WORDS])),
             (claims_key(PAGE, 0), CLAIMS.seal(CLAIMS.begin(), &[])),

@@ -220,6 +220,7 @@ impl Space {
             | Delta::PageGone { .. }
             | Delta::Layer(_)
             | Delta::LayerGone(_)
+            | Delta::Fold { .. }
             | Delta::Volume(_)
             | Delta::VolumeGone { .. }
             | Delta::Document { .. } => {}
