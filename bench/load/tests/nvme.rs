@@ -215,7 +215,7 @@ fn a_resize_is_told_to_the_host_that_asked_for_events() -> io::Result<()> {
             .call(|local| local.get::<MemoryDevice>().expect("the volume").resize(2 * BYTES))
             .expect("the core runs");
         resized.send(Instant::now()).expect("the test waits");
-        targets.notify_resize(&VolumeKey("pool/volume".to_owned()));
+        targets.notify_change(&VolumeKey("pool/volume".to_owned()));
         targets
     });
     let event = admin.completion()?;

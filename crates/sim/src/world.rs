@@ -357,9 +357,8 @@ impl World {
                 if !entry.fault && applied.contains(&false) {
                     disk.write(entry.offset, data.as_ref(), &entry.state, &mut counters, |unit| !applied[unit]);
                 }
-                if !entry.fault {
-                    disk.complete(entry.offset, data.len() as u64, &entry.state, order, durable);
-                }
+                // What a failed write left in the cache goes with the next sync, as all that is there.
+                disk.complete(entry.offset, data.len() as u64, &entry.state, order, durable && !entry.fault);
                 Box::new(move || answer.send(result))
             }
             Request::Sync { answer } => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sds_io::sync::{OneshotSender, Receiver, join_all};
-use sds_io::{Clock, Io};
+use sds_io::{Clock, Io, IoError};
 
 use crate::core::PoolCore;
 use crate::damage::Structure;
@@ -87,9 +87,7 @@ impl<E: Io + Clock> Committer<E> {
             // Labels are another's from here on.
             return Err(PoolError::new(PoolErrorKind::Closed, "the pool is being closed"));
         }
-        if let Some(failed) = &self.failed {
-            return Err(failed.again());
-        }
+        self.require_journal()?;
         for disk in self.shared.disks().iter().filter(|disk| !disk.lost.load(Ordering::Acquire)) {
             self.verify_label(disk).await;
         }
@@ -143,9 +141,7 @@ impl<E: Io + Clock> Committer<E> {
     }
 
     async fn round(&mut self) -> Result<(), PoolError> {
-        if let Some(failed) = &self.failed {
-            return Err(failed.again());
-        }
+        self.require_journal()?;
         let planted = self.shared.planted;
         let sealed = (!planted.has(Defect::LateSeal)).then(|| self.shared.ledger().seal());
         let synced = if planted.has(Defect::SkipSync) { Ok(()) } else { self.sync_disks().await };
@@ -173,10 +169,14 @@ impl<E: Io + Clock> Committer<E> {
     }
 
     /// A member that failed misses what the others have: before anybody hears of it, the pool's epoch rises in all
-    /// labels that are left, so that the failed one is never taken for current.
+    /// labels that are left, so that the failed one is never taken for current. If that can't be, the journal has what
+    /// nobody was told of, and takes nothing more.
     async fn settle(&mut self, mut outcome: Outcome) -> Result<(), PoolError> {
         while !outcome.lost.is_empty() {
-            outcome = self.raise_epoch(&outcome.lost).await?;
+            outcome = match self.raise_epoch(&outcome.lost).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Err(self.fail(error)),
+            };
         }
         Ok(())
     }
@@ -191,9 +191,13 @@ impl<E: Io + Clock> Committer<E> {
             disk.lost.store(true, Ordering::Release);
         }
         let left = disks.iter().filter(|disk| !disk.lost.load(Ordering::Acquire));
-        let relabel = |label: &mut Label| label.pool_epoch = epoch;
-        let labels = left.map(|disk| relabel_disk(&self.env.io, disk, self.shared.planted, relabel)).collect();
-        join_all(labels).await.into_iter().collect::<Result<(), PoolError>>()?;
+        // Those with the journal first: an epoch that no journal has would leave the pool without one.
+        let (members, others): (Vec<_>, Vec<_>) = left.partition(|disk| lock(&disk.label).journal);
+        for disks in [members, others] {
+            let relabel = |label: &mut Label| label.pool_epoch = epoch;
+            let labels = disks.into_iter().map(|disk| relabel_disk(&self.env.io, disk, self.shared.planted, relabel));
+            join_all(labels.collect()).await.into_iter().collect::<Result<(), PoolError>>()?;
+        }
         self.journal.set_epoch(epoch).await.map_err(|error| self.journal_error(error))
     }
 
@@ -203,10 +207,18 @@ impl<E: Io + Clock> Committer<E> {
             self.shared.want_checkpoint();
             return PoolError::new(PoolErrorKind::Busy, "the journal has no room").with_source(error);
         }
-        let error = PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error);
+        self.fail(PoolError::new(PoolErrorKind::Io, "the journal can't be written").with_source(error))
+    }
+
+    /// Nothing becomes durable any more until the pool is opened anew.
+    fn fail(&mut self, error: PoolError) -> PoolError {
         self.failed = Some(error.again());
         self.shared.journal_failed.store(true, Ordering::Release);
         error
+    }
+
+    fn require_journal(&self) -> Result<(), PoolError> {
+        self.failed.as_ref().map_or(Ok(()), |failed| Err(failed.again()))
     }
 
     /// Syncs every disk that has something to sync.
@@ -231,14 +243,29 @@ impl<E: Io + Clock> Committer<E> {
 
     /// The disk's label says that it has a copy only when it has it: until then what it has counts for nothing.
     async fn admit(&mut self, disk: &Arc<PoolDisk>) -> Result<(), PoolError> {
+        self.require_journal()?;
         let failed = |error| PoolError::new(PoolErrorKind::Io, "the journal can't be copied").with_source(error);
         let member = member(disk.disk, &lock(&disk.label));
-        let outcome = self.journal.admit(member).await.map_err(failed)?;
+        let mut outcome = self.journal.admit(member).await.map_err(failed)?;
+        let mut refused = outcome.lost.iter().find(|lost| lost.disk == disk.disk).map(|lost| lost.error);
+        if refused.is_none() {
+            // Before an epoch rises for another one: the journal must not be left with disks alone whose labels deny it.
+            let relabelled = change_label(&self.env.io, disk, self.shared.planted, |label| label.journal = true).await;
+            if let Err(error) = relabelled {
+                let expelled = self.journal.expel(disk.disk, error).map_err(|error| self.journal_error(error))?;
+                outcome.lost.push(expelled);
+                refused = Some(error);
+            }
+        }
         self.settle(outcome).await?;
-        relabel_disk(&self.env.io, disk, self.shared.planted, |label| label.journal = true).await
+        refused.map_or(Ok(()), |error| {
+            let what = "the disk can't have a copy of the journal";
+            Err(PoolError::new(PoolErrorKind::Io, what).with_source(error))
+        })
     }
 
     async fn trim(&mut self, lsn: Lsn) -> Result<(), PoolError> {
+        self.require_journal()?;
         let outcome = self.journal.trim(lsn).await.map_err(|error| self.journal_error(error))?;
         self.settle(outcome).await?;
         self.publish_use(|ledger| {
@@ -264,10 +291,19 @@ pub(crate) async fn relabel_disk<E: Io>(
     planted: Planted,
     change: impl FnOnce(&mut Label),
 ) -> Result<(), PoolError> {
+    let failed = |error| PoolError::new(PoolErrorKind::Io, "a label can't be written").with_source(error);
+    change_label(io, disk, planted, change).await.map_err(failed)
+}
+
+async fn change_label<E: Io>(
+    io: &E,
+    disk: &Arc<PoolDisk>,
+    planted: Planted,
+    change: impl FnOnce(&mut Label),
+) -> Result<(), IoError> {
     let mut label = lock(&disk.label).clone();
     change(&mut label);
-    let failed = PoolError::new(PoolErrorKind::Io, "a label can't be written");
-    write_label(&disk.careful(io, planted), disk.disk, &label).await.map_err(|error| failed.with_source(error))?;
+    write_label(&disk.careful(io, planted), disk.disk, &label).await?;
     *lock(&disk.label) = label;
     Ok(())
 }

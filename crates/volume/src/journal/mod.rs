@@ -454,6 +454,17 @@ impl<E: Io> Journal<E> {
         self.write_headers(start, self.start_lsn, before).await
     }
 
+    /// A disk is no member any more, because of `error`: it counts as lost, for the caller to settle.
+    ///
+    /// # Errors
+    /// It was the last one: nothing can be appended any more.
+    pub fn expel(&mut self, disk: DiskId, error: IoError) -> Result<LostMember, JournalError> {
+        let lost = LostMember { disk, error };
+        self.members.retain(|member| member.disk != disk);
+        self.last_error = Some(lost);
+        if self.members.is_empty() { Err(JournalError::NoMember(lost)) } else { Ok(lost) }
+    }
+
     /// The LSN that is appended next.
     #[must_use]
     pub const fn next(&self) -> Lsn {
