@@ -65,10 +65,11 @@ class NodeDb:
     def delete_pool(self, uuid: str) -> None:
         """Forgets a pool."""
         with _writing():
-            self.store.put([(b"pool/" + uuid.encode(), None)])
+            # The copy first: a start that finds it and no row would note the pool again.
             with contextlib.suppress(FileNotFoundError):
                 self._copy(uuid).unlink()
                 durable.sync_folder(self._copy(uuid).parent)
+            self.store.put([(b"pool/" + uuid.encode(), None)])
 
     def hosts(self) -> list[Host]:
         """Every host that the node keeps."""

@@ -111,6 +111,7 @@ def gateway(folder: Path, engine: ScriptedEngine | None) -> Iterator[str]:
     """Runs a gateway in a thread, in front of `engine` (None: nobody answers); its URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # The thread may be late; who connects before it serves waits.
     app = make_guarded(Client(folder / "engine.sock", call_limit_s=5), TOKEN)
     server = make_server(app, TOKEN)
 

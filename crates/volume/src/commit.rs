@@ -249,7 +249,7 @@ impl<E: Io + Clock> Committer<E> {
         let mut outcome = self.journal.admit(member).await.map_err(failed)?;
         let mut refused = outcome.lost.iter().find(|lost| lost.disk == disk.disk).map(|lost| lost.error);
         if refused.is_none() {
-            // Before an epoch rises for another one: the journal must not be left with disks alone whose labels deny it.
+            // Before an epoch rises for another one: the journal must not be left on disks alone whose labels deny it.
             let relabelled = change_label(&self.env.io, disk, self.shared.planted, |label| label.journal = true).await;
             if let Err(error) = relabelled {
                 let expelled = self.journal.expel(disk.disk, error).map_err(|error| self.journal_error(error))?;
