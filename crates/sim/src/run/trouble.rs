@@ -30,6 +30,13 @@ const FLIPS_MAX: usize = 6;
 /// What a scrub told of; `None`: the engine has nothing of that kind.
 type Told = Option<Vec<(DiskId, Spoiled)>>;
 
+/// A copy of metadata in which a bit was flipped: which it is, where, and what is there since.
+struct Flipped {
+    copy: (DiskId, Spoiled),
+    at: u64,
+    bytes: Option<Vec<u8>>,
+}
+
 impl<E: Engine> Run<E> {
     // The metadata store gets ill or well, and somebody may copy it.
     pub(super) fn trouble_meta(&mut self) {
@@ -199,28 +206,27 @@ impl<E: Engine> Run<E> {
             other => return Ok(other.is_some()),
         }
         let disks = self.hosts.borrow().disks.clone();
-        let mut flipped: Vec<((DiskId, Spoiled), u64, Option<Vec<u8>>)> = Vec::new();
+        let mut flipped: Vec<Flipped> = Vec::new();
         for _ in 0..FLIPS_MAX {
             let Some(found) = E::expendable(&self.world, &disks, &mut self.random) else { continue };
             // Of a journal's log it is not known which frames are still needed.
             let copy = (found.disk, found.what);
-            if found.what == Spoiled::JournalFrame || flipped.iter().any(|(other, ..)| *other == copy) {
+            if found.what == Spoiled::JournalFrame || flipped.iter().any(|other| other.copy == copy) {
                 continue;
             }
             // What is there begins with an envelope and some fields.
             let at = found.offset + 4 * self.random.index(16) as u64;
             if self.world.flip(found.disk, at) {
                 self.record(format!("disk {}: {:?} at {} is flipped", found.disk.0, found.what, found.offset));
-                flipped.push((copy, at, self.world.durable(found.disk, at, size_of::<u32>())));
+                flipped.push(Flipped { copy, at, bytes: self.world.durable(found.disk, at, size_of::<u32>()) });
             }
         }
         self.world.counters.borrow_mut().flipped_copies += flipped.len() as u64;
         let Some(Some(told)) = self.scrub_all(scheduler, engine)? else { return Ok(false) };
         // One that was written anew before the scrub came to it is gone, and nobody need tell of it.
-        let is_there =
-            |disk: DiskId, at: u64, bytes: &Option<Vec<u8>>| self.world.durable(disk, at, size_of::<u32>()) == *bytes;
-        let untold = flipped.iter().find(|(copy, at, bytes)| !told.contains(copy) && is_there(copy.0, *at, bytes));
-        if let Some(((disk, what), ..)) = untold {
+        let is_there = |one: &Flipped| self.world.durable(one.copy.0, one.at, size_of::<u32>()) == one.bytes;
+        let untold = flipped.iter().find(|one| !told.contains(&one.copy) && is_there(one));
+        if let Some(Flipped { copy: (disk, what), .. }) = untold {
             return Err(format!("disk {}: a bit of {what:?} flipped, and the scrub told of {told:?}", disk.0));
         }
         match self.scrub_all(scheduler, engine)? {
