@@ -64,6 +64,10 @@ struct Piece {
     data: Slice,
 }
 
+/// How often a request asks again for chunks that others took in advance, and how long it waits before.
+const GRANT_WAITS_MAX: u32 = 50;
+const GRANT_POLL_MS: u64 = 1;
+
 impl<E: Io + Clock> PoolCore<E> {
     /// Writes `data` at byte `start` of the page. True if a commit is needed to make it durable.
     pub(crate) async fn write(
@@ -125,6 +129,7 @@ impl<E: Io + Clock> PoolCore<E> {
         content: Content,
     ) -> Result<(), BlockError> {
         let mut freed = None;
+        let mut grant_waits = 0;
         for _ in 0..=2 * self.shared.tuning.space_waits_max {
             let permit = self.shared.admit().await?;
             let changed = self.change_once(volume, view, page, start, &content).await;
@@ -141,6 +146,12 @@ impl<E: Io + Clock> PoolCore<E> {
             // what comes free meanwhile; then it waits.
             freed = match freed {
                 None => Some(self.shared.ledger().space_to_come()),
+                // Another one took in advance what is left, and took it again as it was asked to give it back.
+                Some(None) if grant_waits < GRANT_WAITS_MAX && self.shared.ledger().space.has_unused() => {
+                    grant_waits += 1;
+                    self.env.io.sleep(std::time::Duration::from_millis(GRANT_POLL_MS)).await;
+                    None
+                }
                 Some(None) => break,
                 Some(Some(freed)) => {
                     self.shared.commit().await?;

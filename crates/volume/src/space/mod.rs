@@ -283,6 +283,12 @@ impl Space {
         self.disk(disk).map_or(0, |disk| disk.allocated_count)
     }
 
+    /// True if chunks are free, or granted and not used yet: whoever has those may give them back.
+    #[must_use]
+    pub fn has_unused(&self) -> bool {
+        self.disks.iter().any(|disk| disk.allocated_count + disk.reserve() < disk.disk.chunks)
+    }
+
     /// Chunks of a disk that are kept back.
     #[must_use]
     pub fn reserve_chunks(&self, disk: DiskNo) -> u32 {
