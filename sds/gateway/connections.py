@@ -95,7 +95,7 @@ class Connection(H11Protocol):
         self.lobby.leave(self)
 
     def _stop_waiting(self) -> None:
-        self.lobby.is_answered(self)
+        self.lobby.stop_waiting(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -110,31 +110,27 @@ class HeldFlow(FlowControl):
 
     def hold(self) -> None:
         """Reads nothing until `let_go`."""
-        if not self._is_held:
-            self._is_held = True
-            if not self.read_paused:
-                self._transport.pause_reading()
+        self._change(held=True, paused=self.read_paused)
 
     def let_go(self) -> None:
         """Reads, if uvicorn wants it."""
-        if self._is_held:
-            self._is_held = False
-            if not self.read_paused:
-                self._transport.resume_reading()
+        self._change(held=False, paused=self.read_paused)
 
     def pause_reading(self) -> None:
         """uvicorn has enough."""
-        if not self.read_paused:
-            self.read_paused = True
-            if not self._is_held:
-                self._transport.pause_reading()
+        self._change(held=self._is_held, paused=True)
 
     def resume_reading(self) -> None:
         """uvicorn wants more."""
-        if self.read_paused:
-            self.read_paused = False
-            if not self._is_held:
-                self._transport.resume_reading()
+        self._change(held=self._is_held, paused=False)
+
+    def _change(self, *, held: bool, paused: bool) -> None:
+        stood, stands = self._is_held or self.read_paused, held or paused
+        self._is_held, self.read_paused = held, paused
+        if stands and not stood:
+            self._transport.pause_reading()
+        elif stood and not stands:
+            self._transport.resume_reading()
 
 
 def connections_of(lobby: Lobby, token: str) -> type[Connection]:

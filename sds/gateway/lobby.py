@@ -59,14 +59,14 @@ class Lobby:
     def leave(self, visitor: Visitor) -> None:
         """A connection has ended, or is about to; may be said twice."""
         self._open.discard(visitor)
-        self.is_answered(visitor)
+        self.stop_waiting(visitor)
         _remove(self._held, visitor)
 
     def wait(self, visitor: Visitor) -> None:
         """A connection has no whole request."""
         self._waiting.setdefault(visitor.address, {})[visitor] = None
 
-    def is_answered(self, visitor: Visitor) -> None:
+    def stop_waiting(self, visitor: Visitor) -> None:
         """A connection's request is whole; until `wait`, it isn't turned out."""
         _remove(self._waiting, visitor)
 

@@ -139,7 +139,7 @@ def test_who_is_being_answered_is_not_turned_out(monkeypatch: pytest.MonkeyPatch
     answered = [Guest("a"), Guest("b")]
     for guest in answered:
         lobby.enter(guest)
-        lobby.is_answered(guest)
+        lobby.stop_waiting(guest)
     late = Guest("c")
     lobby.enter(late)
     assert late.is_out
